@@ -1,0 +1,82 @@
+"""The project's exceptions: each message says what was wrong, what was found and what to do.
+
+AptEdgeError            user error, exit code 1
+├── ConfigError         a recipe, target or suite that does not validate
+├── VideoError          a file that cannot be decoded, or not to the end
+├── PackError           a prompt pack that is damaged or does not belong to the backbone
+├── BackboneError       weights that cannot be read or do not fit
+├── ModelError          an exported model whose files disagree
+├── MissingDependency   an optional package that the step needs
+└── GateError           a proof failed (parity, fusion, regression), exit code 4
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+
+class AptEdgeError(Exception):
+    """A user-facing error.
+
+    Args:
+        wrong: what was wrong, one sentence without a full stop.
+        found: what was found instead, if that helps.
+        fix: what to do about it.
+    """
+
+    exit_code = 1
+
+    def __init__(self, wrong: str, *, found: str = "", fix: str = "") -> None:
+        self.wrong, self.found, self.fix = wrong, found, fix
+        lines = [wrong]
+        if found:
+            lines.append(f"  found: {found}")
+        if fix:
+            lines.append(f"  fix:   {fix}")
+        super().__init__("\n".join(lines))
+
+
+class ConfigError(AptEdgeError):
+    """A recipe, target or suite that does not validate."""
+
+
+class VideoError(AptEdgeError):
+    """A video that cannot be decoded, or not to the end."""
+
+
+class PackError(AptEdgeError):
+    """A prompt pack that is damaged or belongs to another backbone."""
+
+
+class BackboneError(AptEdgeError):
+    """Backbone weights that cannot be read or do not fit."""
+
+
+class ModelError(AptEdgeError):
+    """An exported model directory whose files are missing or disagree."""
+
+
+class MissingDependency(AptEdgeError):
+    """An optional package is not installed; the fix names the extra."""
+
+
+class GateError(AptEdgeError):
+    """A proof failed: parity, fusion or a regression bound."""
+
+    exit_code = 4
+
+
+def run_tool(main: Callable[[], None], name: str) -> None:
+    """Run a command-line tool: user errors become one message on stderr and an exit code, never a traceback."""
+    try:
+        main()
+    except AptEdgeError as error:
+        print(f"{name}: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+    except PermissionError as error:
+        print(f"{name}: no permission for {error.filename}\n  fix:   choose a path you may write", file=sys.stderr)
+        sys.exit(1)
+    except KeyboardInterrupt:
+        print(f"{name}: interrupted", file=sys.stderr)
+        sys.exit(130)
