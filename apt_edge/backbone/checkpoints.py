@@ -1,4 +1,4 @@
-"""Backbone weights on disk: canonical safetensors with the sizes in the header, and the hash that ties packs to them."""
+"""Backbone weights on disk: canonical safetensors with the sizes in the header, and the hash that packs refer to."""
 
 from __future__ import annotations
 

@@ -75,7 +75,7 @@ def size_by_name(name: str) -> VitConfig:
 
 
 class LayerNorm(nn.LayerNorm):
-    """LayerNorm computed in float32 at least, whatever the stream's precision: x^2 overflows in float16 at |x| = 256."""
+    """LayerNorm in float32 at least, whatever the stream's precision: x^2 overflows in float16 at |x| = 256."""
 
     def forward(self, x: Tensor) -> Tensor:
         dtype = torch.promote_types(x.dtype, torch.float32)
@@ -149,6 +149,12 @@ class Vit(nn.Module):
         self.register_buffer("positions", sincos_positions(config.tokens, config.width), persistent=False)
         self.apply(_initialise)
 
+    def block(self, index: int) -> Block:
+        """One block by its index, 0-based."""
+        block = self.blocks[index]
+        assert isinstance(block, Block)
+        return block
+
     def embed(self, clip_BCTHW: Tensor) -> Tensor:
         """Patch embedding plus positions; tokens run over time, then height, then width. Returns `[B, N, C]`."""
         return self.patch(clip_BCTHW).flatten(2).transpose(1, 2) + self.positions
@@ -156,9 +162,9 @@ class Vit(nn.Module):
     def run_blocks(
         self, x_BNC: Tensor, extra: Mapping[int, ExtraKV] | None = None, start: int = 0, stop: int | None = None
     ) -> Tensor:
-        """Run blocks `start` to `stop` (exclusive) on tokens; `extra` maps a block's index to its extra keys and values."""
+        """Run blocks `start` to `stop` (exclusive) on tokens; `extra` maps a block to its extra keys and values."""
         for index in range(start, len(self.blocks) if stop is None else stop):
-            x_BNC = self.blocks[index](x_BNC, (extra or {}).get(index))
+            x_BNC = self.block(index)(x_BNC, (extra or {}).get(index))
         return x_BNC
 
     def forward(self, clip_BCTHW: Tensor, extra: Mapping[int, ExtraKV] | None = None) -> Tensor:
