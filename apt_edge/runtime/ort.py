@@ -1,0 +1,105 @@
+"""ONNX Runtime behind the `Session` protocol; onnxruntime is imported when a session is made."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from apt_edge.errors import AptEdgeError, MissingDependency, ModelError
+from apt_edge.runtime.session import TensorSpec, check_feeds
+
+CPU = "CPUExecutionProvider"
+DTYPES = {
+    "tensor(float)": np.float32,
+    "tensor(float16)": np.float16,
+    "tensor(double)": np.float64,
+    "tensor(uint8)": np.uint8,
+    "tensor(int8)": np.int8,
+    "tensor(int32)": np.int32,
+    "tensor(int64)": np.int64,
+    "tensor(bool)": np.bool_,
+}
+
+
+class OrtSession:
+    """An ONNX model in ONNX Runtime.
+
+    Args:
+        model_path: the `.onnx` file.
+        threads: threads within one operator; all cores when None.
+        providers: execution providers. They run the whole graph or nothing does: another one never steps in.
+
+    Raises:
+        MissingDependency: onnxruntime is not installed.
+        AptEdgeError: this onnxruntime lacks a provider, or the provider cannot run the graph alone.
+        ModelError: the file is missing, damaged or newer than onnxruntime.
+    """
+
+    def __init__(self, model_path: str | Path, threads: int | None = None, providers: Sequence[str] = (CPU,)) -> None:
+        ort = _onnxruntime()
+        path = Path(model_path)
+        if not path.is_file():
+            raise ModelError(f"there is no ONNX model at {path}", fix="give the model.onnx of an exported model")
+        lacking = [name for name in providers if name not in ort.get_available_providers()]
+        if lacking or not providers:
+            raise AptEdgeError(
+                f"this onnxruntime has no {', '.join(lacking) or 'provider to use'}",
+                found=", ".join(ort.get_available_providers()),
+                fix="choose one of these, or install the onnxruntime package that has it (apt-edge[gpu] for CUDA)",
+            )
+        self._session = _load(ort, path, threads, list(providers))
+        self.inputs = {port.name: _spec(port) for port in self._session.get_inputs()}
+        self.outputs = {port.name: _spec(port) for port in self._session.get_outputs()}
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once; `feeds` must have the inputs' names, types and shapes, else ModelError."""
+        check_feeds(self.inputs, feeds)
+        return dict(zip(self.outputs, self._session.run(None, dict(feeds)), strict=True))
+
+
+def _onnxruntime() -> ModuleType:
+    try:
+        import onnxruntime
+    except ImportError:
+        raise MissingDependency(
+            "onnxruntime is not installed", fix="pip install 'apt-edge[onnxruntime]' (or apt-edge[gpu])"
+        ) from None
+    return onnxruntime
+
+
+def _load(ort: ModuleType, path: Path, threads: int | None, providers: list[str]) -> Any:
+    options = ort.SessionOptions()
+    options.log_severity_level = 3  # warnings about constant folding would land on stderr between results
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    if CPU not in providers:
+        # By default ONNX Runtime moves what a provider cannot run to the CPU, and says nothing.
+        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    try:
+        session = ort.InferenceSession(str(path), options, providers=providers)
+    except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+        if "disable_cpu_ep_fallback" in str(error) or "fallback to CPU" in str(error):
+            raise AptEdgeError(
+                f"{', '.join(providers)} cannot run all of {path}",
+                found=str(error),
+                fix=f"choose another provider, or add {CPU} to let it take the rest",
+            ) from None
+        raise ModelError(f"onnxruntime {ort.__version__} cannot load {path}", found=str(error)) from None
+    if missing := [name for name in providers if name not in session.get_providers()]:
+        raise AptEdgeError(
+            f"onnxruntime could not start {', '.join(missing)}",
+            found=f"{', '.join(session.get_providers())} instead",
+            fix="check the provider's libraries and the device's driver",
+        )
+    return session
+
+
+def _spec(port: Any) -> TensorSpec:
+    if port.type not in DTYPES:
+        raise ModelError(f"{port.name} has type {port.type}", fix=f"use one of {', '.join(DTYPES)}")
+    shape = tuple(length if isinstance(length, int) else None for length in port.shape)
+    return TensorSpec(shape, np.dtype(DTYPES[port.type]))

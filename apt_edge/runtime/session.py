@@ -1,0 +1,49 @@
+"""What every runtime offers: named inputs and outputs, and one call. numpy alone."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple, Protocol
+
+import numpy as np
+
+from apt_edge.errors import ModelError
+
+
+class TensorSpec(NamedTuple):
+    """Shape and type of one input or output; an axis whose length is free is None."""
+
+    shape: tuple[int | None, ...]
+    dtype: np.dtype
+
+
+class Session(Protocol):
+    """An exported model, loaded and ready.
+
+    Attributes:
+        inputs, outputs: name to `TensorSpec`, in the model's order.
+    """
+
+    inputs: dict[str, TensorSpec]
+    outputs: dict[str, TensorSpec]
+
+    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Run once on the host's arrays and return every output; raises ModelError when `feeds` do not fit."""
+        ...
+
+
+def check_feeds(inputs: Mapping[str, TensorSpec], feeds: Mapping[str, np.ndarray]) -> None:
+    """Raise ModelError unless `feeds` holds exactly `inputs`, each of its type and shape: nothing is ever converted."""
+    if set(inputs) != set(feeds):
+        raise ModelError(
+            f"the model's inputs are {', '.join(sorted(inputs))}", found=", ".join(sorted(feeds)) or "no input"
+        )
+    for name, (shape, dtype) in inputs.items():
+        array = feeds[name]
+        fits = len(shape) == array.ndim and all(
+            want in (None, got) for want, got in zip(shape, array.shape, strict=True)
+        )
+        if not fits or array.dtype != dtype:
+            wanted = "x".join("?" if length is None else str(length) for length in shape)
+            found = "x".join(str(length) for length in array.shape)
+            raise ModelError(f"input {name} must be {dtype} of shape {wanted}", found=f"{array.dtype} of shape {found}")
