@@ -1,0 +1,77 @@
+"""Resizing agrees with Pillow, crops lie where they should, normalisation is the formula."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from apt_edge.clip import ClipSpec
+from apt_edge.video.preprocess import normalise, resize, short_side_crop, to_input
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [((64, 64), (48, 48)), ((240, 320), (224, 299)), ((37, 53), (91, 80)), ((5, 7), (60, 60)), ((360, 640), (48, 85))],
+)
+def test_resize_agrees_with_pillow_within_one_level(old, new):
+    frames = np.random.default_rng(0).integers(0, 256, (2, *old, 3), dtype=np.uint8)
+    ours = resize(frames, *new)
+    assert ours.dtype == np.uint8
+    assert ours.shape == (2, *new, 3)
+    for frame, result in zip(frames, ours, strict=True):
+        pillow = np.asarray(Image.fromarray(frame).resize(new[::-1], Image.Resampling.BILINEAR))
+        assert np.abs(result.astype(int) - pillow).max() <= 1
+
+
+def test_resize_to_the_same_size_changes_nothing():
+    frames = np.random.default_rng(0).integers(0, 256, (2, 31, 17, 3), dtype=np.uint8)
+    assert (resize(frames, 31, 17) == frames).all()
+
+
+@pytest.mark.parametrize("shape", [(60, 100), (100, 60), (60, 60), (48, 90), (20, 31)])
+def test_the_default_crop_is_resize_then_centre(shape):
+    spec = ClipSpec(frames=2, size=48)
+    frames = np.random.default_rng(0).integers(0, 256, (2, *shape, 3), dtype=np.uint8)
+    height, width = (round(side * 48 / min(shape)) for side in shape)
+    top, left = round((height - 48) / 2), round((width - 48) / 2)
+    whole = resize(frames, height, width)
+    assert np.abs(short_side_crop(frames, spec).astype(int) - whole[:, top : top + 48, left : left + 48]).max() <= 1
+
+
+def test_a_crop_zooms_and_moves():
+    spec = ClipSpec(frames=1, size=32)
+    frames = np.zeros((1, 64, 128, 3), dtype=np.uint8)
+    frames[:, :, :, 0] = np.arange(128)[None, None, :]
+    frames[:, :, :, 1] = np.arange(64)[None, :, None]
+    left, middle, right = (short_side_crop(frames, spec, (1.0, dx, 0.5)) for dx in (0, 0.5, 1))
+    assert left[0, :, 0, 0].max() <= 2
+    assert abs(int(middle[0, 0, 16, 0]) - 64) <= 2
+    assert right[0, :, -1, 0].min() >= 125
+    corner = short_side_crop(frames, spec, (0.5, 1.0, 1.0))[0]  # at twice the size: the last 32 columns and rows
+    assert corner[0, 0, 0] == 96
+    assert corner[0, 0, 1] == 32
+    assert corner[-1, -1].tolist()[:2] == [127, 63]
+
+
+def test_normalise_is_the_formula_and_to_input_has_the_shape_of_the_spec():
+    spec = ClipSpec(frames=3, size=16, mean=(0.1, 0.2, 0.3), std=(0.5, 0.25, 0.125))
+    frames = np.random.default_rng(0).integers(0, 256, (3, 16, 16, 3), dtype=np.uint8)
+    expected = ((frames / 255 - np.array(spec.mean)) / np.array(spec.std)).transpose(3, 0, 1, 2)
+    result = normalise(frames, spec)
+    assert result.dtype == np.float32
+    assert result.flags.c_contiguous
+    np.testing.assert_allclose(result, expected, atol=2e-6)
+    np.testing.assert_array_equal(to_input(frames, spec), result)
+    assert to_input(np.zeros((3, 40, 30, 3), dtype=np.uint8), spec).shape == spec.shape
+
+
+def test_the_video_half_needs_neither_torch_nor_a_runtime():
+    forbidden = "torch", "onnx", "onnxruntime", "pydantic", "tqdm"
+    code = "import sys\n" + "".join(f"sys.modules[{name!r}] = None\n" for name in forbidden)
+    for name in ("decode", "sampling", "preprocess", "lists", "damage"):
+        code += f"import apt_edge.video.{name}\n"
+    subprocess.run([sys.executable, "-c", code], check=True)
