@@ -73,42 +73,60 @@ def render_with_visibility(scene: Scene, side: int, rng: np.random.Generator) ->
     return _develop(colour, scene, rng), visible
 
 
-def _composite(scene: Scene, side: int) -> tuple[np.ndarray, np.ndarray]:
+def _composite(scene: Scene, side: int) -> tuple[Tensor, np.ndarray]:
     """Front to back: colour `[T, 3, side, side]` in 0..1 and visibility `[T, tracks, side, side]`."""
+    frames = len(scene.zoom)
     with torch.inference_mode():
         x_world, y_world = _view(scene, side)
-        frames = len(scene.zoom)
         clear = torch.ones(frames, 1, side, side)
         colour = torch.zeros(frames, 3, side, side)
         visible = torch.zeros(frames, len(scene.tracks), side, side)
         for index in reversed(range(len(scene.tracks))):
-            sprite = _draw(scene.tracks[index], scene.zoom, x_world, y_world, side)
-            colour += clear * sprite[:, :3]
-            visible[:, index] = (clear * sprite[:, 3:])[:, 0]
-            clear = clear * (1 - sprite[:, 3:])
-        place = torch.stack([x_world - 0.5, y_world - 0.5], dim=-1) * (2 / BACKGROUND_SPAN)
+            track = scene.tracks[index]
+            rows, columns = _window(track, scene, side)
+            sprite = _draw(track, scene.zoom, x_world[:, :, columns], y_world[:, rows], side)
+            free = clear[:, :, rows, columns]
+            colour[:, :, rows, columns] += free * sprite[:, :3]
+            visible[:, index : index + 1, rows, columns] = free * sprite[:, 3:]
+            clear[:, :, rows, columns] = free * (1 - sprite[:, 3:])
+        place = torch.empty(frames, side, side, 2)
+        place[..., 0] = (x_world - 0.5) * (2 / BACKGROUND_SPAN)
+        place[..., 1] = (y_world - 0.5) * (2 / BACKGROUND_SPAN)
         ground = _tensor(scene.background).permute(2, 0, 1).expand(frames, -1, -1, -1)
         colour += clear * F.grid_sample(ground, place, padding_mode="reflection", align_corners=False)
-        return colour.numpy(), visible.numpy()
+        return colour, visible.numpy()
 
 
 def _view(scene: Scene, side: int) -> tuple[Tensor, Tensor]:
-    """World coordinates of every pixel, two `[T, side, side]`."""
+    """World coordinates of the pixel columns `[T, 1, side]` and rows `[T, side, 1]`."""
     centred = (torch.arange(side) + 0.5) / side - 0.5
     zoom = _tensor(scene.zoom)[:, None, None]
     x = _tensor(scene.camera_x)[:, None, None] + centred[None, None, :] / zoom
     y = _tensor(scene.camera_y)[:, None, None] + centred[None, :, None] / zoom
-    return x.expand(-1, side, -1), y.expand(-1, -1, side)
+    return x, y
+
+
+def _window(track: Track, scene: Scene, side: int) -> tuple[slice, slice]:
+    """Rows and columns of the frame that the track can touch at any time (most sprites are small)."""
+    reach = 0.75 * track.size * scene.zoom  # half a diagonal, and a pixel to spare
+    bounds = []
+    for place, camera in ((track.y, scene.camera_y), (track.x, scene.camera_x)):
+        centre = (place - camera) * scene.zoom + 0.5
+        low, high = np.min(centre - reach) * side - 1, np.max(centre + reach) * side + 1
+        bounds.append(slice(int(np.clip(low, 0, side - 1)), int(np.clip(high + 1, 1, side))))
+    return bounds[0], bounds[1]
 
 
 def _draw(track: Track, zoom: np.ndarray, x_world: Tensor, y_world: Tensor, side: int) -> Tensor:
-    """One track alone: `[T, 4, side, side]`, colour multiplied by alpha and by opacity."""
+    """One track alone: `[T, 4, rows, columns]`, colour multiplied by alpha and by opacity."""
     angle = _tensor(track.angle)[:, None, None]
     half = _tensor(np.maximum(track.size, 1e-3))[:, None, None] / 2
     cos, sin = angle.cos() / half, angle.sin() / half
     dx = x_world - _tensor(track.x)[:, None, None]
     dy = y_world - _tensor(track.y)[:, None, None]
-    place = torch.stack([dx * cos + dy * sin, dy * cos - dx * sin], dim=-1)
+    place = torch.empty(len(zoom), dy.shape[1], dx.shape[2], 2)
+    torch.add(dx * cos, dy * sin, out=place[..., 0])
+    torch.sub(dy * cos, dx * sin, out=place[..., 1])
     texture = _tensor(track.texture).permute(2, 0, 1)
     # Colour times alpha before filtering: otherwise the colour outside the mask bleeds into the edge.
     texture = torch.cat([texture[:3] * texture[3:], texture[3:]])[None]
@@ -116,17 +134,18 @@ def _draw(track: Track, zoom: np.ndarray, x_world: Tensor, y_world: Tensor, side
     pixels = float(np.mean(track.size * zoom)) * side
     while texture.shape[-1] > 4 and pixels < 0.6 * texture.shape[-1]:
         texture = F.avg_pool2d(texture, 2)
-    drawn = F.grid_sample(texture.expand(len(angle), -1, -1, -1), place, padding_mode="zeros", align_corners=False)
+    drawn = F.grid_sample(texture.expand(len(zoom), -1, -1, -1), place, padding_mode="zeros", align_corners=False)
     return drawn * _tensor(track.opacity)[:, None, None, None]
 
 
-def _develop(colour: np.ndarray, scene: Scene, rng: np.random.Generator) -> np.ndarray:
+def _develop(colour: Tensor, scene: Scene, rng: np.random.Generator) -> np.ndarray:
     """Brightness, pixel noise and rounding: uint8 `[T, side, side, 3]`."""
-    gain = (255 * scene.brightness).astype(np.float32)[:, None, None, None]
-    frames = colour.transpose(0, 2, 3, 1) * gain
-    if scene.noise > 0:
-        frames = frames + np.float32(scene.noise) * rng.standard_normal(frames.shape, dtype=np.float32)
-    return np.clip(np.rint(frames), 0, 255).astype(np.uint8)
+    with torch.inference_mode():
+        frames = colour * _tensor(255 * scene.brightness)[:, None, None, None]
+        if scene.noise > 0:
+            grain = rng.standard_normal(tuple(frames.shape), dtype=np.float32)
+            frames.add_(torch.from_numpy(grain), alpha=scene.noise)
+        return frames.round_().clamp_(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous().numpy()
 
 
 def _tensor(array: np.ndarray) -> Tensor:
