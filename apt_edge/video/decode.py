@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import av
 import numpy as np
@@ -17,6 +17,8 @@ from apt_edge.errors import VideoError
 from apt_edge.video.damage import explain_unreadable, refuse_non_video
 
 TRUSTED_COUNT = "mov,mp4"  # formats whose frame count is the sample table itself, so fewer packets mean a cut file
+
+Frames = Generator[tuple[int, av.VideoFrame], None, None]
 
 
 @dataclass(frozen=True)
@@ -27,6 +29,14 @@ class VideoInfo:
     width: int
     height: int
     fps: float
+
+
+class _Packet(NamedTuple):
+    pts: int | None
+    dts: int | None
+    key: bool
+    corrupt: bool
+    hidden: bool  # by an edit list
 
 
 @dataclass(frozen=True)
@@ -87,28 +97,37 @@ def _index(path: str | Path) -> _Index:
 @lru_cache(maxsize=256)  # callers probe, choose frames and then read: index once
 def _cached_index(path: str, mtime_ns: int, size: int) -> _Index:
     with _open(path) as (container, stream):
-        packets = [p for p in container.demux(stream) if p.size]
-        whole = [p for p in packets if not p.is_corrupt]
+        packets = _packets(path, container, stream)
+        whole = [p for p in packets if not p.corrupt]
         if TRUSTED_COUNT in container.format.name and len(whole) < stream.frames:
             raise _cut_short(path, f"{len(whole)} of {stream.frames} frames can be decoded")
         if len(whole) < len(packets):
             raise _cut_short(path, f"{len(whole)} of {len(packets)} frames can be decoded")
-        shown = [p for p in whole if not p.is_discard]  # edit lists hide frames
-        pts = [p.pts for p in shown]
-        keys = sorted((p.pts, p.dts) for p in whole if p.is_keyframe and p.pts is not None and p.dts is not None)
-        usable = bool(keys) and None not in pts and len(set(pts)) == len(pts)
-        if usable and stream.codec_context.has_b_frames and pts == sorted(pts):
-            usable = False  # AVI stores no presentation times: the demuxer makes them up in decoding order
-        order = np.sort(np.array(pts, dtype=np.int64)) if usable else None
+        pts = [p.pts for p in whole if not p.hidden]
+        keys = sorted((p.pts, p.dts) for p in whole if p.key and p.pts is not None and p.dts is not None)
+        times = sorted({t for t in pts if t is not None})
+        # AVI stores no presentation times: the demuxer makes them up in decoding order, wrong with B-frames.
+        invented = stream.codec_context.has_b_frames and pts == times
+        order = np.array(times, dtype=np.int64) if keys and len(times) == len(pts) and not invented else None
         width, height = stream.codec_context.width, stream.codec_context.height
         fps = float(stream.average_rate or 0)
         if order is not None and len(order) > 1 and stream.time_base:
             fps = (len(order) - 1) / float((order[-1] - order[0]) * stream.time_base)
-    count = len(shown) if usable else sum(1 for _ in _sequential(path))
+    count = len(order) if order is not None else sum(1 for _ in _sequential(path))
     if count == 0:
         raise VideoError(f"{path} holds no frames", found="a video stream without a single packet", fix=_REPLACE)
     info = VideoInfo(count, width, height, round(fps, 6))
     return _Index(info, order, np.array([k[0] for k in keys]), np.array([k[1] for k in keys]))
+
+
+def _packets(path: str, container: Any, stream: Any) -> list[_Packet]:
+    """What the index needs of each packet, without the compressed data."""
+    try:
+        return [
+            _Packet(p.pts, p.dts, p.is_keyframe, p.is_corrupt, p.is_discard) for p in container.demux(stream) if p.size
+        ]
+    except av.FFmpegError as error:
+        raise VideoError(f"{path} is damaged", found=str(error), fix=_REPLACE) from None
 
 
 def _decode(path: str | Path, index: _Index, wanted: set[int]) -> dict[int, np.ndarray]:
@@ -125,17 +144,18 @@ def _decode(path: str | Path, index: _Index, wanted: set[int]) -> dict[int, np.n
     return images
 
 
-def _collect(frames: Iterator[tuple[int, av.VideoFrame]], wanted: set[int]) -> dict[int, np.ndarray]:
+def _collect(frames: Frames, wanted: set[int]) -> dict[int, np.ndarray]:
     images: dict[int, np.ndarray] = {}
-    for number, frame in frames:
-        if number in wanted:
-            images[number] = frame.to_ndarray(format="rgb24")
-            if len(images) == len(wanted):
-                break
+    with closing(frames):
+        for number, frame in frames:
+            if number in wanted:
+                images[number] = frame.to_ndarray(format="rgb24")
+                if len(images) == len(wanted):
+                    break
     return images
 
 
-def _seeking(path: str | Path, index: _Index, first: int, last: int) -> Iterator[tuple[int, av.VideoFrame]]:
+def _seeking(path: str | Path, index: _Index, first: int, last: int) -> Frames:
     """Frames from the keyframe at or before `first` up to `last`."""
     assert index.pts is not None
     with _open(path) as (container, stream):
@@ -148,14 +168,12 @@ def _seeking(path: str | Path, index: _Index, first: int, last: int) -> Iterator
                 return
 
 
-def _sequential(path: str | Path, pts: np.ndarray | None = None) -> Iterator[tuple[int, av.VideoFrame]]:
+def _sequential(path: str | Path, pts: np.ndarray | None = None) -> Frames:
     with _open(path) as (container, stream):
         yield from _numbered(path, container, stream, pts)
 
 
-def _numbered(
-    path: str | Path, container: Any, stream: Any, pts: np.ndarray | None
-) -> Iterator[tuple[int, av.VideoFrame]]:
+def _numbered(path: str | Path, container: Any, stream: Any, pts: np.ndarray | None) -> Frames:
     """Decoded frames with their numbers: by timestamp where the file has them, else by counting."""
     shown, last = 0, -1
     try:
@@ -176,7 +194,7 @@ def _numbered(
                         last = number
                         yield number, frame
     except av.FFmpegError as error:
-        raise VideoError(f"{path} is damaged", found=error.strerror or str(error), fix=_REPLACE) from None
+        raise VideoError(f"{path} is damaged", found=str(error), fix=_REPLACE) from None
 
 
 @contextmanager
@@ -185,7 +203,7 @@ def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
     try:
         container = av.open(os.fspath(path), metadata_errors="replace")
     except av.FFmpegError as error:
-        raise explain_unreadable(Path(path), error.strerror or str(error)) from None
+        raise explain_unreadable(Path(path), str(error)) from None
     with container:
         streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
         if not container.streams:
@@ -193,6 +211,8 @@ def _open(path: str | Path) -> Iterator[tuple[Any, Any]]:
         if not streams:
             kinds = ", ".join(sorted({s.type for s in container.streams}))
             raise VideoError(f"{path} holds no video stream", found=kinds, fix="leave it out or give the video file")
+        if streams[0].codec_context is None:
+            raise VideoError(f"{path} uses a codec that this FFmpeg does not know", fix="re-encode it as H.264")
         streams[0].codec_context.thread_count = 1  # programs decode many files at once, one a process
         yield container, streams[0]
 
