@@ -1,0 +1,135 @@
+"""Doorkeeper of TensorRT and TensorRT-RTX: ONNX in, plan and layer table out.
+
+Both packages have the same Python API as far as it is used here. TensorRT-RTX compiles on a machine without a GPU; its
+verbose builder log holds the layer table. TensorRT builds on the GPU and is asked through its engine inspector.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from apt_edge.errors import AptEdgeError, MissingDependency
+
+MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One line of a compiler's layer table: its name and the names of the constants that it reads."""
+
+    name: str
+    constants: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Build:
+    """A compiled plan.
+
+    Attributes:
+        compiler: package and version.
+        plan: the serialised engine.
+        layers: the layer table.
+        activation_bytes: device memory for activations.
+    """
+
+    compiler: str
+    plan: bytes
+    layers: tuple[Layer, ...]
+    activation_bytes: int
+
+
+def load_compiler(name: str) -> ModuleType:
+    """Import a compiler; raises MissingDependency with the line that installs it."""
+    try:
+        return importlib.import_module(MODULES[name])
+    except ImportError as error:
+        raise MissingDependency(
+            f"the compiler {name} is not installed", found=str(error), fix=f'pip install "apt-edge[{name}]"'
+        ) from None
+
+
+def build(name: str, onnx_path: Path) -> Build:
+    """Compile a strongly typed graph.
+
+    Args:
+        name: `tensorrt-rtx` or `tensorrt`.
+        onnx_path: the graph.
+
+    Raises:
+        AptEdgeError: the parser or the builder refuses the graph.
+    """
+    trt: Any = load_compiler(name)
+    log = _logger(trt)
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse_from_file(str(onnx_path)):
+        reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
+        raise AptEdgeError(
+            f"{name} cannot parse {onnx_path}", found=reasons, fix="export for a target that it supports"
+        )
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    plan = builder.build_serialized_network(network, config)
+    if plan is None:
+        raise AptEdgeError(f"{name} cannot build {onnx_path}", found="; ".join(log.errors) or "no reason given")
+    data = bytes(plan)
+    text = "\n".join(log.lines)
+    layers = parse_layer_table(text)
+    activation = re.search(r"Total Activation Memory: (\d+) bytes", text)
+    if not layers or activation is None:
+        layers, size = _inspect(trt, log, data)
+    else:
+        size = int(activation[1])
+    return Build(f"{name} {trt.__version__}", data, layers, size)
+
+
+def parse_layer_table(log: str) -> tuple[Layer, ...]:
+    """Layers in a verbose builder log of TensorRT-RTX: lines `Name: ..., LayerType: ..., Constants: [...]`."""
+    return tuple(
+        Layer(match["name"], tuple(re.findall(r"Name: ([^,]+),", match["constants"])))
+        for match in re.finditer(
+            r"^Name: (?P<name>.+?), LayerType: .*?Constants: \[(?P<constants>.*?)\], Outputs: ", log, re.MULTILINE
+        )
+    )
+
+
+def _inspect(trt: Any, log: Any, plan: bytes) -> tuple[tuple[Layer, ...], int]:
+    """Layer table and activation bytes from the engine itself; needs a GPU."""
+    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise AptEdgeError(
+            "the plan was built but cannot be inspected",
+            found="; ".join(log.errors),
+            fix="build on the GPU that runs it",
+        )
+    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
+    layers = tuple(
+        Layer(layer["Name"], tuple(constant["Name"] for constant in layer.get("Constants", [])))
+        for layer in json.loads(text)["Layers"]
+    )
+    size = engine.device_memory_size_v2 if hasattr(engine, "device_memory_size_v2") else engine.device_memory_size
+    return layers, int(size)
+
+
+def _logger(trt: Any) -> Any:
+    class Log(trt.ILogger):
+        """Keeps every message: the verbose ones hold the layer table."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.lines: list[str] = []
+            self.errors: list[str] = []
+
+        def log(self, severity: Any, message: str) -> None:
+            self.lines.append(message)
+            if severity <= trt.ILogger.Severity.ERROR:
+                self.errors.append(message)
+
+    return Log()
