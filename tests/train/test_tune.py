@@ -1,0 +1,168 @@
+"""train.tune from the command line: what it leaves behind, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from apt_edge.config import load_toml
+from apt_edge.errors import ConfigError, VideoError
+from apt_edge.pack import PromptPack
+from tests.train.conftest import Task
+from train.advice import warning
+from train.recipe import Recipe
+from train.tune import build_model, main, tune
+
+FILES = {
+    *("recipe.toml", "environment.json", "metrics.jsonl", "tensorboard", "curves.png", "confusion.png"),
+    *("pack.safetensors", "method.safetensors", "evaluation.json"),
+}
+
+
+def content(out: Path) -> dict[str, object]:
+    """Everything in a pack as plain values; the order of a safetensors header is left to chance."""
+    pack = PromptPack.load(out / "pack.safetensors")
+    constants = {block: (kv.key.tobytes(), kv.value.tobytes()) for block, kv in pack.kv.items()}
+    return vars(pack) | {"kv": constants, "head": {name: array.tobytes() for name, array in pack.head.items()}}
+
+
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.tune", *map(str, arguments)])
+    main()
+
+
+@pytest.mark.parametrize(
+    "method", ["{name='apt', tokens=6, start=1}", "{name='vpt-deep', tokens=3}", "{name='linear'}"]
+)
+def test_run_folder_is_whole_and_agrees_with_training(
+    task: Task, tmp_path: Path, method: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    run(monkeypatch, task.path, "--set", f"method={method}", "--set", "optim.epochs=3", "--out", out, "--json")
+    printed = json.loads(capsys.readouterr().out)
+    assert {path.name for path in out.iterdir()} == FILES
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+    evaluation = json.loads((out / "evaluation.json").read_text(encoding="utf-8"))
+    assert evaluation == printed
+    records = [json.loads(line) for line in (out / "metrics.jsonl").read_text(encoding="utf-8").splitlines()]
+    assert evaluation["accuracy"] == records[-1]["val_accuracy"]
+    assert evaluation["epochs"] == len(records) == 3
+    assert evaluation["clips"] == 12
+    recipe = load_toml(out / "recipe.toml", Recipe)
+    model = build_model(recipe, 3)
+    assert evaluation["trainable_parameters"] == model.trainable_parameters()
+    model.method.load_state_dict(load_file(out / "method.safetensors"))
+    pack = PromptPack.load(out / "pack.safetensors")
+    assert pack.labels == ("red", "green", "blue")
+    assert pack.clip == recipe.clip.spec()
+    for block, extra in model.method.fold(model.vit).items():
+        assert torch.equal(extra.key[0], torch.from_numpy(pack.kv[block].key))
+
+
+def test_same_recipe_gives_the_same_pack_and_replaces_the_run(task: Task, tmp_path: Path) -> None:
+    recipe = task.recipe("optim.epochs=2")
+    tune(recipe, tmp_path / "run")
+    first = content(tmp_path / "run")
+    (tmp_path / "run" / "export").mkdir()  # of the old pack
+    tune(recipe, tmp_path / "run")
+    assert content(tmp_path / "run") == first
+    assert not (tmp_path / "run" / "export").exists()
+
+
+def test_interrupted_run_is_kept_and_resumed(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe, out = task.recipe("optim.epochs=2"), tmp_path / "run"
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("train.tune.save_curves", interrupt)
+        with pytest.raises(KeyboardInterrupt):
+            tune(recipe, out)
+    with pytest.raises(ConfigError, match="holds an interrupted run"):
+        tune(recipe, out)
+    result = tune(recipe, out, resume=True)
+    tune(recipe, tmp_path / "whole")
+    assert result["epochs"] == 2
+    assert content(out) == content(tmp_path / "whole")
+
+
+def test_failed_run_leaves_the_finished_one_alone(task: Task, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    tune(task.recipe("optim.epochs=1"), out)
+    before = (out / "evaluation.json").read_bytes()
+    broken = task.folder / "broken.csv"
+    broken.write_text("train-0-0.mp4 0\nlabels.txt 1\n", encoding="utf-8")
+    with pytest.raises(VideoError, match=r"labels\.txt"):
+        tune(task.recipe(f"data.train={broken.as_posix()}"), out)
+    assert (out / "evaluation.json").read_bytes() == before
+    assert [path.name for path in tmp_path.iterdir()] == ["run"]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["cache.max_gb=0.000001"], r"2 views of 24 clips would take 0.00 GB.*\n.*augment.views = 0"),
+        (["clip.frames=8"], r"set clip.frames = 4 and clip.size = 32"),
+        (["method.start=1", "method.end=2"], "blocks 1 to 2 are not blocks of this backbone"),
+    ],
+)
+def test_impossible_recipes_are_refused_before_anything_is_written(
+    task: Task, tmp_path: Path, overrides: list[str], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        tune(task.recipe(*overrides), tmp_path / "run")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_something_else_is_not_replaced(task: Task, tmp_path: Path) -> None:
+    (tmp_path / "thesis.tex").write_text("years of work", encoding="utf-8")
+    with pytest.raises(ConfigError, match="is not the folder of a run"):
+        tune(task.recipe("optim.epochs=1"), tmp_path)
+    assert (tmp_path / "thesis.tex").exists()
+
+
+def test_class_without_a_name_is_refused(task: Task, tmp_path: Path) -> None:
+    wrong = task.folder / "wrong.csv"
+    wrong.write_text("train-0-0.mp4 0\ntrain-1-0.mp4 3\n", encoding="utf-8")
+    with pytest.raises(ConfigError, match=r"uses class 3 \(train-1-0.mp4\), and there are 3 class names"):
+        tune(task.recipe(f"data.val={wrong.as_posix()}"), tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "mine", "cause"),
+    [
+        (["optim.head_lr=0.001"], {}, "optim.head_lr 0.001 is too small"),
+        (["optim.prompt_lr=0.01"], {}, "optim.prompt_lr 0.01 is too small"),
+        ([], {"train_loss": 1.0, "best_train_loss": 0.5}, "optim.prompt_lr 0.1 is too large"),
+        ([], {"train_loss": 0.2}, "generalises worse"),
+        ([], {}, "has not fitted the training clips"),
+    ],
+)
+def test_ending_below_the_probe_names_a_cause(
+    task: Task, overrides: list[str], mine: dict[str, float], cause: str
+) -> None:
+    result = {"accuracy": 0.4, "train_loss": 0.9, "best_train_loss": 0.9} | mine
+    other = {"recipe": "probe", "accuracy": 0.5, "train_loss": 0.6, "best_train_loss": 0.6}
+    text = warning(task.recipe(*overrides), result, other)
+    assert "tiny ends at 40.0%, below probe with 50.0%" in text
+    assert cause in text
+    assert warning(task.recipe(*overrides), result | {"accuracy": 0.5}, other) == ""
+
+
+def test_compare_warns_on_stderr(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    probe = tmp_path / "probe"
+    probe.mkdir()
+    best = {"recipe": "probe", "accuracy": 1.01, "train_loss": 0.1, "best_train_loss": 0.1}
+    (probe / "evaluation.json").write_text(json.dumps(best), encoding="utf-8")
+    run(monkeypatch, task.path, "--set", "optim.epochs=1", "--out", tmp_path / "run", "--compare", probe)
+    assert "warning: tiny ends at" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="there is no evaluation at"):
+        run(monkeypatch, task.path, "--compare", tmp_path / "absent")

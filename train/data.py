@@ -1,0 +1,180 @@
+"""Clips from video files: sampling, augmentation and loading, every random draw fixed by (seed, draw, clip).
+
+Shapes: B batch, C colour (3), T frames, H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+
+from apt_edge.clip import ClipSpec
+from apt_edge.errors import AptEdgeError, ConfigError
+from apt_edge.methods.tuned import TunedModel
+from apt_edge.video.decode import probe, read_frames
+from apt_edge.video.lists import Item, read_list
+from apt_edge.video.load import load_clip
+from apt_edge.video.preprocess import normalise, short_side_crop
+from apt_edge.video.sampling import clip_indices
+from train.recipe import Augment
+
+Key = tuple[int, int]  # (clip, draw): the draw is the view or the epoch
+
+
+class Sample(NamedTuple):
+    """A clip float32 `[C, T, H, W]` with its class and its place in the list; a batch of them has one more axis."""
+
+    clip: Tensor
+    label: Tensor
+    place: Tensor
+
+
+class Clips(Dataset[Sample | AptEdgeError]):
+    """The clips of a list, indexed by `(clip, draw)`.
+
+    Args:
+        items: videos and classes.
+        spec: the input contract.
+        augment: None gives the deterministic path of evaluation, whatever the draw.
+        seed: with the draw and the clip's place it decides frames, crop, brightness and flip.
+    """
+
+    def __init__(self, items: Sequence[Item], spec: ClipSpec, augment: Augment | None = None, seed: int = 0) -> None:
+        self.items, self.spec, self.augment, self.seed = list(items), spec, augment, seed
+
+    @property
+    def labels(self) -> Tensor:
+        """int64 `[clips]`."""
+        return torch.tensor([item.label for item in self.items])
+
+    def __len__(self) -> int:
+        return len(self.items)
+
+    def __getitem__(self, key: Key) -> Sample | AptEdgeError:
+        """A file that cannot be read gives the error as a value: raised in a worker, it would drown in a traceback."""
+        index, draw = key
+        item = self.items[index]
+        try:
+            if self.augment is None:
+                clip = load_clip(item.path, self.spec)
+            else:
+                rng = np.random.default_rng([self.seed, draw, index])
+                clip = augmented_clip(item.path, self.spec, self.augment, rng)
+        except AptEdgeError as error:
+            return error
+        return Sample(torch.from_numpy(clip), torch.tensor(item.label), torch.tensor(index))
+
+
+def augmented_clip(path: Path, spec: ClipSpec, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+    """Random frames, crop, brightness and flip of one video, float32 `[C, T, S, S]`; raises VideoError."""
+    frames = read_frames(path, clip_indices(probe(path).frames, spec, rng))
+    frames = short_side_crop(frames, spec, (rng.uniform(*augment.scale), rng.random(), rng.random()))
+    if augment.brightness:
+        gain = np.float32(1 + augment.brightness * rng.uniform(-1, 1))
+        frames = np.clip(frames * gain + np.float32(0.5), 0, 255).astype(np.uint8)
+    if augment.hflip and rng.random() < 0.5:
+        frames = frames[:, :, ::-1]
+    return normalise(frames, spec)
+
+
+def read_items(path: str | Path, labels: Sequence[str]) -> list[Item]:
+    """Read a list and check its classes against the names; raises ConfigError."""
+    items = read_list(path)
+    highest = max(items, key=lambda item: item.label)
+    if highest.label >= len(labels):
+        raise ConfigError(
+            f"{path} uses class {highest.label} ({highest.path.name}), and there are {len(labels)} class names",
+            fix="classes count from 0: correct the list or the label file",
+        )
+    return items
+
+
+def load(clips: Clips, keys: Iterable[Key], batch: int, workers: int) -> DataLoader[Sample | AptEdgeError]:
+    """A loader of batches in the order of `keys`; `workers` processes decode ahead, 0 decodes in this one."""
+    return DataLoader(
+        clips,
+        batch_size=batch,
+        sampler=keys,
+        num_workers=workers,
+        collate_fn=_collate,
+        multiprocessing_context="spawn" if workers else None,
+        persistent_workers=workers > 0,
+    )
+
+
+def batches(loader: DataLoader[Sample | AptEdgeError]) -> Iterator[Sample]:
+    """The loader's batches; raises the VideoError of a file that could not be read."""
+    for batch in loader:
+        if isinstance(batch, AptEdgeError):
+            raise batch
+        yield batch
+
+
+def epoch_order(clips: int, seed: int, epoch: int) -> np.ndarray:
+    """A permutation of the clips that depends on nothing but its arguments: a resumed run draws the same."""
+    return np.random.default_rng([seed, epoch]).permutation(clips)
+
+
+class FreshClips:
+    """Clips decoded in every epoch and run through the whole model.
+
+    Args:
+        clips: the data set.
+        batch: clips a step.
+        workers: decoding processes.
+        shuffle_seed: seed of the order in each epoch; None keeps the order of the list.
+    """
+
+    def __init__(self, clips: Clips, batch: int, workers: int, shuffle_seed: int | None) -> None:
+        self.size = len(clips)
+        self.batch = batch
+        self._keys = _EpochKeys(len(clips), shuffle_seed)
+        self._loader = load(clips, self._keys, batch, workers)
+
+    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Clips `[B, C, T, H, W]` and classes `[B]`."""
+        self._keys.epoch = epoch
+        for sample in batches(self._loader):
+            yield sample.clip, sample.label
+
+    def logits(self, model: TunedModel, clip_BCTHW: Tensor) -> Tensor:
+        """Logits `[B, classes]`."""
+        return model(clip_BCTHW)
+
+
+class _EpochKeys(Sampler[Key]):
+    """Keys of one epoch; the epoch is set from outside, so that worker processes live through the run."""
+
+    def __init__(self, clips: int, seed: int | None) -> None:
+        self.clips, self.seed, self.epoch = clips, seed, 0
+
+    def __len__(self) -> int:
+        return self.clips
+
+    def __iter__(self) -> Iterator[Key]:
+        order = range(self.clips) if self.seed is None else epoch_order(self.clips, self.seed, self.epoch).tolist()
+        return iter([(index, self.epoch) for index in order])
+
+
+def shuffle_frames(clip_BCTHW: Tensor, place_B: Tensor) -> Tensor:
+    """Each clip's frames in a random order that depends on the clip's place in the list alone.
+
+    What a model keeps of its accuracy on these clips, it owes to single frames rather than to their order.
+    """
+    frames = clip_BCTHW.shape[2]
+    orders = [np.random.default_rng([SHUFFLE_SEED, place]).permutation(frames) for place in place_B.tolist()]
+    return torch.stack([clip[:, torch.from_numpy(order)] for clip, order in zip(clip_BCTHW, orders, strict=True)])
+
+
+SHUFFLE_SEED = 20240311  # the same for every run: shuffled accuracies can be compared
+
+
+def _collate(samples: list[Sample | AptEdgeError]) -> Sample | AptEdgeError:
+    errors = [sample for sample in samples if isinstance(sample, AptEdgeError)]
+    return errors[0] if errors else default_collate(samples)

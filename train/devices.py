@@ -1,0 +1,23 @@
+"""Where a training tool computes, and with how many decoding processes."""
+
+from __future__ import annotations
+
+import argparse
+
+import torch
+
+from apt_edge.errors import ConfigError
+
+
+def add_device_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add `--device` and `--workers`: they change the speed of a run and no recipe holds them."""
+    parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one, else cpu")
+    parser.add_argument("--workers", type=int, default=0, help="processes that decode ahead; 0 decodes in this one")
+
+
+def choose_device(name: str | None) -> torch.device:
+    """The device asked for; raises ConfigError when there is none, and never takes another instead."""
+    available = torch.cuda.is_available()
+    if name == "cuda" and not available:
+        raise ConfigError("there is no CUDA device that this PyTorch can use", fix="use --device cpu")
+    return torch.device(name or ("cuda" if available else "cpu"))

@@ -1,0 +1,176 @@
+"""The recipe of a tuning run: one TOML page into frozen, strict models."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import typing
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, ValidationError, create_model, field_validator, model_validator
+
+from apt_edge.clip import IMAGENET_MEAN, IMAGENET_STD, ClipSpec
+from apt_edge.config import Strict
+from apt_edge.methods import METHODS
+
+# TOML has arrays and no tuples: the length is checked, the container is converted.
+Pair = Annotated[tuple[float, float], Field(strict=False)]
+Colour = Annotated[tuple[float, float, float], Field(strict=False)]
+
+
+class Data(Strict):
+    """Lists of `video label` lines and the class names; paths start at the working directory."""
+
+    train: str
+    val: str
+    labels: str
+
+
+class Clip(Strict):
+    """The input contract; `size` and `frames` must be the backbone's. See `ClipSpec`."""
+
+    frames: int = Field(default=16, ge=1, le=256)
+    size: int = Field(default=224, ge=8, le=1024)
+    sampling: Literal["dense", "segments"] = "dense"
+    stride: int = Field(default=4, ge=1, le=64)
+    mean: Colour = IMAGENET_MEAN
+    std: Colour = IMAGENET_STD
+
+    def spec(self) -> ClipSpec:
+        """The ClipSpec that the pack carries on."""
+        return ClipSpec(self.frames, self.size, self.sampling, self.stride, mean=self.mean, std=self.std)
+
+
+class Optim(Strict):
+    """AdamW with a linear warm-up and a cosine. Learning rates are used as they are: nothing scales them by the batch.
+
+    The published code writes the rate per 256 videos: its 0.05 at batch 64 is 0.0125 here.
+
+    Attributes:
+        prompt_lr, head_lr: peak rates of the method's parameters and of the head; prompts need a much larger one.
+        min_lr_ratio: last rate as a part of the peak.
+        weight_decay: for matrices only; vectors, biases, norms and APT's scales have none. A scale that decay brings
+            below 1 has no gradient and never comes back (max(s, 1)).
+        official_parity: decay the scales as the published APT code does.
+        validate_every: epochs between two validations; the last epoch always has one.
+    """
+
+    epochs: int = Field(default=100, ge=1, le=100_000)
+    warmup_epochs: float = Field(default=10, ge=0)
+    batch: int = Field(default=64, ge=1, le=65_536)
+    prompt_lr: float = Field(default=0.05, gt=0, le=100)
+    head_lr: float = Field(default=0.05, gt=0, le=100)
+    min_lr_ratio: float = Field(default=2e-5, ge=0, le=1)
+    weight_decay: float = Field(default=1e-5, ge=0, le=1)
+    betas: Pair = (0.9, 0.999)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    official_parity: bool = False
+    validate_every: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _warmup_ends(self) -> Optim:
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs {self.warmup_epochs:g} is longer than epochs {self.epochs}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas must be two numbers from 0 to below 1")
+        return self
+
+
+class Augment(Strict):
+    """Random changes of the training clips, one draw a clip so that all its frames agree.
+
+    Attributes:
+        views: augmented views of each clip whose frozen prefix is computed once and kept in memory; each epoch draws
+            one of them. 0 keeps nothing and augments freshly in every epoch, through the whole model.
+        scale: range of the square crop's side, as a part of the frame's shorter side.
+        brightness: largest relative change of brightness.
+        hflip: mirror half of the clips. Wrong wherever left and right make the class.
+    """
+
+    views: int = Field(default=0, ge=0, le=1000)
+    scale: Pair = (0.6, 1.0)
+    brightness: float = Field(default=0.0, ge=0, lt=1)
+    hflip: bool = False
+
+    @field_validator("scale")
+    @classmethod
+    def _scale_in_range(cls, scale: Pair) -> Pair:
+        if not 0 < scale[0] <= scale[1] <= 1:
+            raise ValueError("must be two rising numbers above 0 and up to 1")
+        return scale
+
+
+class Cache(Strict):
+    """Bound on the memory that the kept prefixes may take, training and validation together."""
+
+    max_gb: float = Field(default=8.0, gt=0)
+
+
+class Recipe(Strict):
+    """Everything that decides a run's result; the number of workers and the device do not belong here.
+
+    Attributes:
+        name: of the run; its files go to `runs/<name>`.
+        seed: of the initial weights, the order of the clips, dropout and augmentation.
+        backbone: `nano` (embedded), a canonical .safetensors file, or `random:<size>`.
+        method: `name` and the arguments of that method's constructor, defaults filled in.
+    """
+
+    name: str = Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]*$")
+    seed: int = Field(default=0, ge=0, lt=2**32)
+    backbone: str
+    data: Data
+    clip: Clip = Clip()
+    method: dict[str, Any]
+    optim: Optim = Optim()
+    augment: Augment = Augment()
+    cache: Cache = Cache()
+
+    @field_validator("method")
+    @classmethod
+    def _method_settings(cls, method: dict[str, Any]) -> dict[str, Any]:
+        name = method.get("name")
+        if name not in METHODS:
+            raise ValueError(f"name must be one of {', '.join(METHODS)}")
+        return {"name": name, **_checked_settings(name, {k: v for k, v in method.items() if k != "name"})}
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The method's settings without its name."""
+        return {key: value for key, value in self.method.items() if key != "name"}
+
+    def to_toml(self) -> str:
+        """The recipe with every default written out; reading it gives an equal recipe."""
+        data = self.model_dump(mode="json")
+        lines = [f"{key} = {_toml(value)}" for key, value in data.items() if not isinstance(value, dict)]
+        for table, values in data.items():
+            if isinstance(values, dict):
+                lines += ["", f"[{table}]"]
+                lines += [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+        return "\n".join(lines) + "\n"
+
+
+def _checked_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+    """Settings of a method with its defaults; the constructor's signature says which there are and of what type."""
+    constructor = METHODS[name].__init__
+    hints = typing.get_type_hints(constructor)
+    parameters = list(inspect.signature(constructor).parameters.values())[2:]  # after self and config
+    known = {p.name: (hints[p.name], ... if p.default is p.empty else p.default) for p in parameters}
+    for key in settings:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"did you mean {near[0]}?" if near else f"known: {', '.join(known) or 'none'}"
+            raise ValueError(f"{name} has no setting {key}, {hint}")
+    fields: dict[str, Any] = known
+    try:
+        checked = create_model(name, __base__=Strict, **fields).model_validate(settings).model_dump()
+    except ValidationError as error:
+        raise ValueError("; ".join(f"{e['loc'][0]}: {e['msg']}" for e in error.errors())) from None
+    if not 0 <= checked.get("dropout", 0) < 1:
+        raise ValueError("dropout must be at least 0 and below 1")
+    return checked
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(value, ensure_ascii=False)  # strings, numbers, booleans and arrays are written alike in TOML

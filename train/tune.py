@@ -1,0 +1,162 @@
+"""Train a few prompts on a frozen backbone: `python -m train.tune train/recipes/demo-apt.toml` fills runs/demo-apt."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from apt_edge.backbone.checkpoints import load_backbone
+from apt_edge.config import load_toml
+from apt_edge.errors import ConfigError, run_tool
+from apt_edge.files import atomic, write_json
+from apt_edge.methods import METHODS
+from apt_edge.methods.tuned import TunedModel, make_pack
+from apt_edge.video.lists import read_labels
+from train.advice import read_evaluation, warning
+from train.cache import CachedViews, check_budget, compute_prefixes
+from train.data import Clips, FreshClips, read_items
+from train.devices import add_device_arguments, choose_device
+from train.evaluate import evaluate, load_pack
+from train.loop import EpochRecord, Source, fit
+from train.plots import save_confusion, save_curves
+from train.recipe import Recipe
+from train.rundir import environment, run_folder
+
+
+def tune(
+    recipe: Recipe, out: Path, *, resume: bool = False, device: torch.device | None = None, workers: int = 0
+) -> dict[str, Any]:
+    """Train, fold, evaluate the folded pack, and leave a finished run in `out`; returns its evaluation.
+
+    The folder: recipe.toml, environment.json, metrics.jsonl, tensorboard/, curves.png, pack.safetensors (folded),
+    method.safetensors (the parameters as trained), evaluation.json, confusion.png. Until all is written it is called
+    `<out>.partial`.
+
+    Raises:
+        AptEdgeError: recipe, backbone, a video or the training itself is at fault.
+    """
+    device = device or torch.device("cpu")
+    labels = read_labels(recipe.data.labels)
+    spec = recipe.clip.spec()
+    train_clips = Clips(read_items(recipe.data.train, labels), spec, recipe.augment, recipe.seed)
+    val_clips = Clips(read_items(recipe.data.val, labels), spec)
+    model = build_model(recipe, len(labels)).to(device)
+    if recipe.augment.views:
+        check_budget(model, len(train_clips), recipe.augment.views, len(val_clips), recipe.cache.max_gb)
+    with run_folder(out, resume) as folder:
+        (folder / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
+        write_json(folder / "environment.json", environment(device))
+        began = time.perf_counter()
+        train, val = make_sources(model, recipe, train_clips, val_clips, workers)
+        history = fit(model, train, val, recipe, folder, resume)
+        seconds = time.perf_counter() - began
+        save_curves(history, recipe.name, folder / "curves.png")
+        _save_trained(model, recipe, labels, history, folder)
+        _, folded = load_pack(folder / "pack.safetensors", model.vit, recipe.backbone, device)
+        evaluation = evaluate(folded, val_clips, labels, device, workers)
+        save_confusion(evaluation.confusion, labels, folder / "confusion.png")
+        result = {
+            "recipe": recipe.name,
+            "method": recipe.method["name"],
+            **evaluation.to_dict(),
+            "trainable_parameters": model.trainable_parameters(),
+            "epochs": len(history),
+            "seconds": round(seconds, 1),
+            "train_loss": history[-1].loss,
+            "best_train_loss": min(record.loss for record in history),
+        }
+        write_json(folder / "evaluation.json", result)
+    return result
+
+
+def build_model(recipe: Recipe, classes: int) -> TunedModel:
+    """Backbone, method and head as the recipe and its seed say.
+
+    Raises:
+        BackboneError: there are no such weights.
+        ConfigError: the clip has not the backbone's sizes, or the method's blocks do not exist.
+    """
+    vit = load_backbone(recipe.backbone)
+    mine, wanted = (recipe.clip.frames, recipe.clip.size), (vit.config.frames, vit.config.size)
+    if mine != wanted:
+        raise ConfigError(
+            f"the recipe's clips have {mine[0]} frames at {mine[1]} pixels",
+            found=f"the backbone {recipe.backbone} takes {wanted[0]} frames at {wanted[1]} pixels",
+            fix=f"set clip.frames = {wanted[0]} and clip.size = {wanted[1]}",
+        )
+    torch.manual_seed(recipe.seed)
+    method = METHODS[recipe.method["name"]](vit.config, **recipe.settings)
+    return TunedModel(vit, method, classes)
+
+
+def make_sources(model: TunedModel, recipe: Recipe, train: Clips, val: Clips, workers: int) -> tuple[Source, Source]:
+    """Training and validation batches: from kept prefixes when the recipe asks for views, else decoded each epoch."""
+    views, batch, seed = recipe.augment.views, recipe.optim.batch, recipe.seed
+    if not views:
+        return FreshClips(train, batch, workers, seed), FreshClips(val, batch, workers, None)
+    val_tokens = compute_prefixes(model, val, 1, workers, "validation")
+    train_tokens = compute_prefixes(model, train, views, workers, "training")
+    return CachedViews(train_tokens, train.labels, batch, seed), CachedViews(val_tokens, val.labels, batch, None)
+
+
+def _save_trained(
+    model: TunedModel, recipe: Recipe, labels: list[str], history: list[EpochRecord], folder: Path
+) -> None:
+    pack = make_pack(
+        model,
+        method=recipe.method["name"],
+        settings=recipe.settings,
+        clip=recipe.clip.spec(),
+        labels=labels,
+        backbone=recipe.backbone,
+        # No times here: the same recipe gives the same pack.
+        training={
+            "recipe": recipe.name,
+            "seed": recipe.seed,
+            "epochs": len(history),
+            "train_loss": history[-1].loss,
+            "val_accuracy": history[-1].val_accuracy,
+        },
+    )
+    pack.save(folder / "pack.safetensors")
+    state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.method.state_dict().items()}
+    with atomic(folder / "method.safetensors") as temporary:
+        save_file(state, temporary, metadata={key: json.dumps(value) for key, value in recipe.method.items()})
+
+
+def main() -> None:
+    """Parse, tune, print."""
+    parser = argparse.ArgumentParser(prog="train.tune", description=__doc__)
+    parser.add_argument("recipe", help="a recipe, see train/recipes")
+    parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change one setting")
+    parser.add_argument("--out", help="folder of the run, default runs/<name>; a finished run there is replaced")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run if there is one")
+    parser.add_argument("--compare", metavar="RUN", help="warn when accuracy ends below this finished run's")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_device_arguments(parser)
+    arguments = parser.parse_args()
+    recipe = load_toml(arguments.recipe, Recipe, arguments.set)
+    other = read_evaluation(arguments.compare) if arguments.compare else None
+    out = Path(arguments.out or f"runs/{recipe.name}")
+    device = choose_device(arguments.device)
+    result = tune(recipe, out, resume=arguments.resume, device=device, workers=arguments.workers)
+    if other and (message := warning(recipe, result, other)):
+        print(f"train.tune: warning: {message}", file=sys.stderr)
+    if arguments.json:
+        print(json.dumps(result, indent=2))
+    else:
+        print(
+            f"{out}: accuracy {result['accuracy']:.1%}, frames shuffled {result['accuracy_shuffled']:.1%}, "
+            f"{result['trainable_parameters']:,} parameters trained in {result['seconds']:.0f} s"
+        )
+
+
+if __name__ == "__main__":
+    run_tool(main, "train.tune")
