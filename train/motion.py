@@ -123,6 +123,39 @@ def _approach(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.take_along_axis(closing, nearest, axis=2)[..., 0]
 
 
+@dataclass(frozen=True)
+class Symmetry:
+    """A change of clips whose targets are known exactly: mirrored (x or y), transposed, played backwards."""
+
+    flip_x: bool = False
+    flip_y: bool = False
+    transpose: bool = False
+    reverse: bool = False
+
+    def apply(self, frames: np.ndarray, target: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Transform frames `[..., T, H, W, 3]` and targets `[..., TIME, GRID, GRID, C]`; the inputs are left alone."""
+        names = list(CHANNELS)
+        sign = np.ones(len(names), np.float32)
+        if self.flip_x:
+            frames, target = np.flip(frames, -2), np.flip(target, -2)
+            sign *= _signs("u", "spin", "turn")
+        if self.flip_y:
+            frames, target = np.flip(frames, -3), np.flip(target, -3)
+            sign *= _signs("v", "spin", "turn")
+        target = target * sign
+        if self.transpose:
+            order = list(range(len(names)))
+            order[names.index("u")], order[names.index("v")] = names.index("v"), names.index("u")
+            frames, target = frames.swapaxes(-3, -2), target.swapaxes(-3, -2)[..., order] * _signs("spin", "turn")
+        if self.reverse:
+            frames, target = np.flip(frames, -4), np.flip(target, -4) * -_signs("coverage")
+        return np.ascontiguousarray(frames), np.ascontiguousarray(target)
+
+
+def _signs(*negative: str) -> np.ndarray:
+    return np.array([-1 if name in negative else 1 for name in CHANNELS], np.float32)
+
+
 # --- random scenes ---------------------------------------------------------------------------------------------------
 
 

@@ -149,4 +149,4 @@ def _develop(colour: Tensor, scene: Scene, rng: np.random.Generator) -> np.ndarr
 
 
 def _tensor(array: np.ndarray) -> Tensor:
-    return torch.tensor(array, dtype=torch.float32)
+    return torch.tensor(np.ascontiguousarray(array), dtype=torch.float32)
