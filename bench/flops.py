@@ -82,14 +82,14 @@ def _check(method: str, config: VitConfig, classes: int, tokens: int, blocks: ra
         raise ConfigError("classes must be at least 1 and tokens at least 0", found=f"{classes} and {tokens}")
     if blocks is not None and not 0 <= blocks.start < blocks.stop <= config.depth:
         raise ConfigError(
-            f"the prompted blocks must lie in 0:{config.depth}", found=f"{blocks.start}:{blocks.stop} (end exclusive)"
+            f"the prompted blocks must lie within 0 to {config.depth - 1}", found=f"{blocks.start} to {blocks.stop - 1}"
         )
 
 
 def _block_range(text: str) -> range:
     try:
-        start, stop = text.split(":")
-        return range(int(start), int(stop))
+        start, end = text.split(":")
+        return range(int(start), int(end) + 1)
     except ValueError:
         raise argparse.ArgumentTypeError(f"{text!r} is not of the form START:END") from None
 
@@ -101,7 +101,7 @@ def main() -> None:
     parser.add_argument("--method", required=True, choices=METHODS)
     parser.add_argument("--tokens", type=int, nargs="+", default=[0], help="prompts per block; several are allowed")
     parser.add_argument("--classes", type=int, required=True)
-    parser.add_argument("--blocks", type=_block_range, metavar="START:END", help="prompted blocks, end exclusive")
+    parser.add_argument("--blocks", type=_block_range, metavar="START:END", help="prompted blocks, both inclusive")
     parser.add_argument("--as-tokens", action="store_true", help="vpt-deep unfolded: prompts run through every layer")
     parser.add_argument("--json", action="store_true", help="one object, or a list of them for several token counts")
     args = parser.parse_args()

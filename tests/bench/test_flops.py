@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 
 import pytest
 import torch
@@ -14,7 +12,7 @@ from torch import Tensor, nn
 
 from apt_edge.backbone.vit import SIZES, ExtraKV, Head, Vit, VitConfig
 from apt_edge.errors import ConfigError
-from bench.flops import macs, trainable_parameters
+from bench.flops import macs, main, trainable_parameters
 
 SMALL = VitConfig(64, 3, 2, frames=4, size=32, tubelet=4, patch=8, mlp_ratio=3)
 CLASSES, TOKENS = 11, 7
@@ -99,13 +97,21 @@ def test_nonsense_is_refused() -> None:
         macs("adaptformer", SMALL, 2, 1)
     with pytest.raises(ConfigError, match="never tokens"):
         macs("apt", SMALL, 2, 1, as_tokens=True)
-    with pytest.raises(ConfigError, match="0:3"):
+    with pytest.raises(ConfigError, match="within 0 to 2"):
         trainable_parameters("apt", SMALL, 2, 1, range(1, 4))
 
 
-def test_program() -> None:
-    command = [sys.executable, "-m", "bench.flops", "--model", "vit-base", "--method", "apt", "--classes", "101"]
-    done = subprocess.run([*command, "--tokens", "400", "--json"], capture_output=True, text=True, check=True)
-    assert json.loads(done.stdout) == {"trainable_parameters": 703205, "gmacs": 192.049724928}
-    done = subprocess.run([*command, "--tokens", "1", "5", "100"], capture_output=True, text=True, check=True)
-    assert "183.379" in done.stdout
+def test_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(*arguments: str) -> str:
+        monkeypatch.setattr("sys.argv", ["bench.flops", "--model", "vit-base", "--classes", "101", *arguments])
+        main()
+        return capsys.readouterr().out
+
+    got = json.loads(run("--method", "apt", "--tokens", "400", "--json"))
+    assert got == {"trainable_parameters": 703205, "gmacs": 192.049724928}
+    assert "183.379" in run("--method", "apt", "--tokens", "1", "5", "100")
+    first, last = (
+        json.loads(run("--method", "apt", "--tokens", "8", "--blocks", b, "--json")) for b in ("0:5", "6:11")
+    )
+    assert first == last
+    assert first["trainable_parameters"] == 6 * 8 * 130 + 79_205

@@ -1,0 +1,62 @@
+"""MACs of an exported graph, counted node by node: what the device will really compute, whatever method made it.
+
+The convention is that of `bench.flops` (fvcore's): products are MACs, LayerNorm counts 5 per element, the rest nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from math import prod
+from pathlib import Path
+
+import onnx
+
+from apt_edge.errors import ModelError
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+LAYER_NORM = 5
+FREE = {
+    "Add", "Cast", "Concat", "Constant", "Div", "Erf", "Expand", "Flatten", "Gather", "Gelu", "Identity", "Mul",
+    "Pow", "ReduceMean", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub",
+    "Tanh", "Tile", "Transpose", "Unsqueeze",
+}  # fmt: skip
+
+
+def graph_macs(path: str | Path) -> int:
+    """Count one run of an ONNX file with static shapes; weights in external files are not read.
+
+    Raises:
+        ModelError: an operator whose cost is not known here, or a tensor whose shape is not in the graph.
+    """
+    graph = onnx.load(str(path), load_external_data=False).graph
+    shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        if all(size > 0 for size in sizes):  # 0 stands for a free axis
+            shapes[value.name] = tuple(sizes)
+    try:
+        return sum(_node_macs(node, shapes) for node in graph.node)
+    except KeyError as error:
+        raise ModelError(
+            f"the shape of tensor {error} is not in {path}", fix="export with static shapes, or infer them first"
+        ) from None
+
+
+def _node_macs(node: onnx.NodeProto, shapes: Shapes) -> int:
+    if node.op_type in FREE:
+        return 0
+    if node.op_type == "LayerNormalization":
+        return LAYER_NORM * prod(shapes[node.input[0]])
+    if node.op_type == "MatMul":
+        return prod(shapes[node.output[0]]) * shapes[node.input[0]][-1]
+    if node.op_type == "Gemm":
+        transposed = any(attribute.name == "transA" and attribute.i for attribute in node.attribute)
+        return prod(shapes[node.output[0]]) * shapes[node.input[0]][0 if transposed else 1]
+    if node.op_type == "Conv":
+        return prod(shapes[node.output[0]]) * prod(shapes[node.input[1]][1:])
+    raise ModelError(
+        f"the cost of the operator {node.op_type} is not known",
+        found=f"node {node.name}",
+        fix="add it to bench/graph.py",
+    )

@@ -1,0 +1,93 @@
+"""What a benchmark compares, read from `bench/suites/*.toml`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from apt_edge.config import Strict
+
+
+class RandomModel(Strict):
+    """A model with random weights: latency does not depend on their values, so no training is needed.
+
+    Attributes:
+        size: backbone size (`apt_edge.backbone.vit.SIZES`).
+        method: `linear` has no prompts.
+        tokens: prompts per block.
+        as_tokens: VPT-deep unfolded, its prompts dragged through every layer as published.
+        classes: width of the head.
+    """
+
+    size: str
+    method: Literal["linear", "apt", "vpt-deep"]
+    tokens: int = Field(default=0, ge=0)
+    as_tokens: bool = False
+    classes: int = Field(default=174, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> RandomModel:
+        if (self.method == "linear") != (self.tokens == 0):
+            raise ValueError("linear has no tokens, every other method has at least one")
+        if self.as_tokens and self.method != "vpt-deep":
+            raise ValueError("as_tokens is for vpt-deep: the prompts of other methods are never tokens")
+        return self
+
+
+class Contender(Strict):
+    """One row of the comparison: an exported model directory, or a random model that is built for it.
+
+    Attributes:
+        name: as tables and plots show it.
+        model: directory with `model.onnx` and `model.json`, relative to the current directory.
+        random: built and cached instead.
+        evaluation: JSON file with the key `accuracy`, to show accuracy against latency.
+    """
+
+    name: str = Field(min_length=1)
+    model: str | None = None
+    random: RandomModel | None = None
+    evaluation: str | None = None
+
+    @model_validator(mode="after")
+    def _one_source(self) -> Contender:
+        if (self.model is None) == (self.random is None):
+            raise ValueError(f"contender {self.name} needs either model or random")
+        return self
+
+
+class Suite(Strict):
+    """A comparison: all contenders run interleaved, in one process, on the same clips.
+
+    Attributes:
+        name: also the default name of the output directory.
+        baseline: the contender that ratios refer to.
+        rounds: timed runs of each contender; even, so that both orders of ABBA are equally frequent.
+        warmup: rounds before that are not recorded.
+        threads: threads within one operator.
+        clips: list file of real videos; clips from a seed when absent (only for random models).
+        clip_count: how many different clips the rounds go through.
+        gmacs_tolerance: gate: every latency ratio must lie within this fraction of its GMAC ratio.
+    """
+
+    name: str
+    baseline: str
+    rounds: Annotated[int, Field(ge=10, multiple_of=2)]
+    warmup: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    clips: str | None = None
+    clip_count: int = Field(default=8, ge=1)
+    gmacs_tolerance: float | None = Field(default=None, gt=0)
+    contenders: list[Contender] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Suite:
+        names = [contender.name for contender in self.contenders]
+        if len(set(names)) < len(names):
+            raise ValueError("two contenders have the same name")
+        if self.baseline not in names:
+            raise ValueError(f"the baseline {self.baseline} is not a contender: choose one of {', '.join(names)}")
+        if self.clips is None and any(contender.model for contender in self.contenders):
+            raise ValueError("exported models are measured on real clips: set clips to a list file")
+        return self

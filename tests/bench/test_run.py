@@ -1,0 +1,150 @@
+"""Suites and rows on really exported models."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from apt_edge.backbone.vit import SIZES
+from apt_edge.config import load_toml
+from apt_edge.errors import ConfigError, GateError
+from apt_edge.files import sha256
+from apt_edge.runtime.timing import paired_ratio
+from bench.build import build
+from bench.run import check_gmacs, run_suite
+from bench.suite import Contender, RandomModel, Suite
+from tests.conftest import TINY
+
+ENVIRONMENT = {"cpu", "cores", "logical_cores", "threads", "governor", "load_average", "platform", "python", "numpy"}
+
+
+def suite(exported: Path, clips: Path, **changes: Any) -> Suite:
+    contenders = [Contender(name=name, model=str(exported / name)) for name in ("linear", "apt", "vpt-tokens")]
+    values = {"name": "tiny", "baseline": "linear", "rounds": 10, "warmup": 1, "threads": 1, "contenders": contenders}
+    return Suite(**values | {"clips": str(clips)} | changes)
+
+
+def test_rows_of_real_models_on_real_clips(exported: Path, clip_list: Path, tmp_path: Path) -> None:
+    evaluation = tmp_path / "evaluation.json"
+    evaluation.write_text('{"accuracy": 0.5}')
+    contenders = [
+        Contender(name="none", model=str(exported / "linear"), evaluation=str(evaluation)),
+        Contender(name="half", model=str(exported / "apt-half")),
+    ]
+    rows = run_suite(suite(exported, clip_list, contenders=contenders, baseline="none"), tmp_path / "out")
+    assert rows == json.loads((tmp_path / "out" / "rows.json").read_text())
+    none, half = rows
+    assert [row["contender"] for row in rows] == ["none", "half"]
+    assert (none["precision"], half["precision"]) == ("float32", "float16")
+    assert none["onnx_sha256"] == sha256(exported / "linear" / "model.onnx")
+    assert none["latency_ratio"] == none["latency_ratio_low"] == none["latency_ratio_high"] == none["gmacs_ratio"] == 1
+    assert (none["verdict"], none["accuracy"], half["accuracy"]) == ("baseline", 0.5, None)
+    assert half["latency_ratio"] == pytest.approx(paired_ratio(half["times_ms"], none["times_ms"]).median, rel=1e-3)
+    assert half["gmacs_ratio"] > 1
+    assert len(half["times_ms"]) == half["rounds"] == 10
+    assert half["trainable_parameters"] == 77
+    assert set(half["environment"]) >= ENVIRONMENT | {"onnxruntime"}
+
+
+def test_the_gmacs_gate(exported: Path, clip_list: Path) -> None:
+    rows = [{"contender": "apt", "latency_ratio": 1.2, "gmacs_ratio": 1.1}]
+    check_gmacs(suite(exported, clip_list, gmacs_tolerance=0.1), rows)
+    check_gmacs(suite(exported, clip_list), rows)
+    with pytest.raises(GateError, match="within 5%"):
+        check_gmacs(suite(exported, clip_list, gmacs_tolerance=0.05), rows)
+
+
+def test_different_clips_are_not_compared(exported: Path, clip_list: Path, tmp_path: Path) -> None:
+    (tmp_path / "other").mkdir()
+    facts = json.loads((exported / "apt" / "model.json").read_text())
+    facts["clip"]["stride"] = 7
+    (tmp_path / "other" / "model.json").write_text(json.dumps(facts))
+    (tmp_path / "other" / "model.onnx").symlink_to(exported / "apt" / "model.onnx")
+    contenders = [Contender(name=p.name, model=str(p)) for p in (exported / "linear", tmp_path / "other")]
+    with pytest.raises(ConfigError, match="take different clips"):
+        run_suite(suite(exported, clip_list, contenders=contenders), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_evaluation_without_accuracy_is_named(exported: Path, clip_list: Path, tmp_path: Path) -> None:
+    (tmp_path / "evaluation.json").write_text("{}")
+    contenders = [
+        Contender(name="linear", model=str(exported / "linear"), evaluation=str(tmp_path / "evaluation.json")),
+        Contender(name="apt", model=str(exported / "apt")),
+    ]
+    with pytest.raises(ConfigError, match="holds no accuracy"):
+        run_suite(suite(exported, clip_list, contenders=contenders), tmp_path / "out")
+
+
+def test_random_models_are_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "tiny", TINY)
+    request = RandomModel(size="tiny", method="vpt-deep", tokens=3, as_tokens=True, classes=7)
+    path = build(request, tmp_path)
+    written = (path / "model.onnx").stat().st_mtime_ns
+    assert build(request, tmp_path) == path
+    assert (path / "model.onnx").stat().st_mtime_ns == written
+    facts = json.loads((path / "model.json").read_text())
+    assert facts["trainable_parameters"] == 2 * 3 * 64 + 7 * 64 + 7 + 2 * 64
+    assert facts["prompts"] == []
+
+
+@pytest.mark.parametrize(
+    ("change", "complaint"),
+    [
+        ("rounds = 11", "multiple of 2"),
+        ("rounds = 8", "greater than or equal to 10"),
+        ('baseline = "none"', "not a contender"),
+        ("round = 20", "did you mean rounds"),
+        ("threads = 0", "greater than or equal to 1"),
+    ],
+)
+def test_mistakes_in_a_suite_are_named(tmp_path: Path, change: str, complaint: str) -> None:
+    values = {"name": '"x"', "baseline": '"a"', "rounds": "10", "warmup": "1", "threads": "1"}
+    key, _, value = change.partition(" = ")
+    text = "\n".join(f"{k} = {v}" for k, v in (values | {key: value}).items())
+    for name in "ab":
+        text += f'\n[[contenders]]\nname = "{name}"\nrandom = {{ size = "nano", method = "linear" }}'
+    (tmp_path / "suite.toml").write_text(text)
+    with pytest.raises(ConfigError, match=complaint):
+        load_toml(tmp_path / "suite.toml", Suite)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"name": "a"}, "either model or random"),
+        ({"name": "a", "model": "x", "random": {"size": "nano", "method": "linear"}}, "either model or random"),
+        ({"name": "a", "random": {"size": "nano", "method": "apt"}}, "at least one"),
+        ({"name": "a", "random": {"size": "nano", "method": "apt", "tokens": 1, "as_tokens": True}}, "never tokens"),
+    ],
+)
+def test_a_contender_has_one_consistent_source(values: dict, complaint: str) -> None:
+    with pytest.raises(ValueError, match=complaint):
+        Contender.model_validate(values)
+
+
+@pytest.mark.parametrize("path", sorted(Path("bench/suites").glob("*.toml")), ids=lambda path: path.stem)
+def test_shipped_suites_are_valid_and_say_how_to_run_them(path: Path) -> None:
+    assert load_toml(path, Suite).name == path.stem
+    assert f"python -m bench.run {path.as_posix()}" in path.read_text()
+
+
+def test_program(exported: Path, clip_list: Path, tmp_path: Path) -> None:
+    contenders = "".join(f'[[contenders]]\nname = "{n}"\nmodel = "{exported / n}"\n' for n in ("linear", "apt"))
+    head = f'name = "tiny"\nbaseline = "linear"\nrounds = 100\nwarmup = 1\nthreads = 1\nclips = "{clip_list}"\n'
+    (tmp_path / "tiny.toml").write_text(head + contenders)
+    command = [sys.executable, "-m", "bench.run", str(tmp_path / "tiny.toml"), "--out", str(tmp_path / "out")]
+    done = subprocess.run([*command, "--set", "rounds=10"], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("| contender |")
+    assert len(json.loads((tmp_path / "out" / "rows.json").read_text())[0]["times_ms"]) == 10
+    page = [sys.executable, "-m", "bench.report", str(tmp_path / "out")]
+    assert subprocess.run(page, capture_output=True, text=True, check=True).stdout.startswith("| contender |")
+    assert "</html>" in (tmp_path / "out" / "report.html").read_text()
+    missing = subprocess.run([*command, "--set", "clips=absent.csv"], capture_output=True, text=True)
+    assert (missing.returncode, "Traceback" in missing.stderr) == (1, False)
+    assert "absent.csv does not exist" in missing.stderr
