@@ -37,15 +37,16 @@ def torch_logits(forward: Forward, clips: np.ndarray) -> np.ndarray:
         return np.concatenate([forward(torch.from_numpy(clip[None])).float().numpy() for clip in clips])
 
 
-def compare(onnx_path: Path, reference: np.ndarray, clips: np.ndarray, typed: Forward | None) -> dict[str, Any]:
+def compare(onnx_path: Path, reference: np.ndarray, clips: np.ndarray) -> dict[str, Any]:
     """Run the graph in ONNX Runtime on the CPU and compare its logits.
+
+    A float16 graph is rounded to half between operations there, but products accumulate in float32: the report says
+    what the types in the graph cost, not how a GPU's kernels accumulate.
 
     Args:
         onnx_path: the exported graph.
         reference: logits `[M, K]` of the float32 PyTorch model.
         clips: `[M, 3, T, H, W]` float32.
-        typed: the float16 PyTorch module, or None. ONNX Runtime computes much of a float16 graph in float32 on a CPU;
-            this one rounds after every operation, so it shows what half precision really costs.
 
     Returns:
         The parity report: `max_abs`, `mean_abs` (logits), `max_logit`, `kl` (nats, mean), `top1_agreement`, `clips`.
@@ -53,7 +54,7 @@ def compare(onnx_path: Path, reference: np.ndarray, clips: np.ndarray, typed: Fo
     session = OrtSession(onnx_path)
     found = np.concatenate([session.run({INPUT: clip[None]})[OUTPUT] for clip in clips])
     difference = np.abs(found - reference)
-    report: dict[str, Any] = {
+    return {
         "max_abs": float(difference.max()),
         "mean_abs": float(difference.mean()),
         "max_logit": float(np.abs(reference).max()),
@@ -63,24 +64,17 @@ def compare(onnx_path: Path, reference: np.ndarray, clips: np.ndarray, typed: Fo
         "reference": "PyTorch float32, CPU",
         "session": "ONNX Runtime, CPU",
     }
-    if typed is not None:
-        few = clips[:2]
-        rounded = np.abs(torch_logits(typed, few) - reference[: len(few)])
-        report |= {"typed_torch_max_abs": float(rounded.max()), "typed_torch_clips": len(few)}
-    return report
 
 
 def gate(report: Mapping[str, Any], tolerance: Tolerance) -> None:
     """Raises GateError when a report is beyond the target's tolerance or not finite."""
-    unit = max(1.0, report["max_logit"])
-    for name in ("max_abs", "typed_torch_max_abs"):
-        bound = tolerance.max_abs * unit
-        if name in report and not report[name] <= bound:  # also catches NaN
-            raise GateError(
-                f"parity failed: {name} is {report[name]:.3g}, the target allows {bound:.3g}",
-                found=f"logits up to {report['max_logit']:.3g} on {report['clips']} clips",
-                fix="export in float32, or look for prompts or activations beyond float16",
-            )
+    bound = tolerance.max_abs * max(1.0, report["max_logit"])
+    if not report["max_abs"] <= bound:  # also catches NaN
+        raise GateError(
+            f"parity failed: max |logit difference| is {report['max_abs']:.3g}, the target allows {bound:.3g}",
+            found=f"logits up to {report['max_logit']:.3g} on {report['clips']} clips",
+            fix="export in float32, or look for prompts or activations beyond float16",
+        )
     if report["top1_agreement"] < tolerance.top1_agreement:
         raise GateError(
             f"parity failed: the first label agrees on {report['top1_agreement']:.1%} of {report['clips']} clips",
