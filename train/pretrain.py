@@ -14,16 +14,14 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from apt_edge.backbone.checkpoints import save_backbone
@@ -32,9 +30,10 @@ from apt_edge.clip import IMAGENET_MEAN, IMAGENET_STD, ClipSpec
 from apt_edge.config import Strict, load_toml
 from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import atomic
-from train.motion import CHANNELS, FRAMES, SIZE, Symmetry, make_clip
+from train.motion import CHANNELS, FRAMES, SIZE
 from train.muon import Muon
 from train.probe import Labelled, linear_probe, read_labelled
+from train.stream import SoupStream
 
 SPEC = ClipSpec(frames=FRAMES, size=SIZE, sampling="segments")
 LOG_EVERY = 25
@@ -67,30 +66,6 @@ class PretrainRecipe(Strict):
         if (self.budget_minutes is None) == (self.steps is None):
             raise ValueError("give exactly one of budget_minutes and steps")
         return self
-
-
-class SoupStream(IterableDataset[tuple[Tensor, Tensor]]):
-    """Endless batches: frames uint8 `[B, 8, 48, 48, 3]`, targets `[B, N, C]`, a function of the seed alone.
-
-    Rendering is a large part of the cost, so every batch is used `repeats` times, each time under another symmetry.
-    """
-
-    def __init__(self, seed: int, batch: int, repeats: int, start: int) -> None:
-        self.seed, self.batch, self.repeats, self.start = seed, batch, repeats, start
-
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        info = get_worker_info()
-        worker, workers = (info.id, info.num_workers) if info else (0, 1)
-        block = self.start // self.repeats + worker
-        while True:
-            clips = [make_clip(self.seed, block * self.batch + index) for index in range(self.batch)]
-            frames, targets = (np.stack(part) for part in zip(*clips, strict=True))
-            choices = np.random.default_rng([self.seed, block]).permutation(16)
-            for choice in choices[: self.repeats]:
-                bits = [bool(choice >> bit & 1) for bit in range(4)]
-                seen, target = Symmetry(*bits).apply(frames, targets)
-                yield torch.from_numpy(seen), torch.from_numpy(target).flatten(1, 3)
-            block += workers
 
 
 class Pretraining:
