@@ -1,0 +1,56 @@
+# Two commands: `make demo` runs the whole line once, `make test` proves it. Both set up everything they need.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/ready
+DEMO := runs/demo
+METHODS := linear vpt-deep apt
+export PATH := $(abspath $(BIN)):$(PATH)
+
+# Shows a command, runs it, and says how long it took.
+define step
+@echo "$$ $(1)"; start=$$(date +%s); $(1) && echo "  [$$(( $$(date +%s) - start )) s]"
+endef
+
+.PHONY: setup demo test check clean
+.DEFAULT_GOAL := demo
+
+setup: $(READY)
+
+$(READY): pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
+		-e ".[train,export,bench,onnxruntime,tensorrt-rtx,dev]"
+	touch $(READY)
+
+# The tutorial: clips -> prompts -> ONNX -> compiled FP16 engine -> measured -> predicted.
+demo: $(READY)
+	@date +%s > .demo-start.tmp
+	$(call step,python -m train.clips make $(DEMO)/clips --seed 0)
+	$(call step,python -m train.tune train/recipes/demo-linear.toml --out $(DEMO)/linear)
+	$(call step,python -m train.tune train/recipes/demo-vpt-deep.toml --out $(DEMO)/vpt-deep --compare $(DEMO)/linear)
+	$(call step,python -m train.tune train/recipes/demo-apt.toml --out $(DEMO)/apt --compare $(DEMO)/linear)
+	$(foreach m,$(METHODS),$(call export,$(m)))
+	$(call step,python -m bench.run bench/suites/demo.toml --out $(DEMO))
+	$(call step,apt-edge predict $(DEMO)/apt/export/onnxruntime-cpu $(DEMO)/clips/val/00000.mp4)
+	$(call step,python -m bench.demo $(DEMO))
+	$(call step,python -m bench.report $(DEMO))
+	@echo "demo finished in $$(( $$(date +%s) - $$(cat .demo-start.tmp) )) s"; rm .demo-start.tmp
+
+define export
+$(call step,python -m export.to_onnx $(DEMO)/$(1)/pack.safetensors --target export/targets/onnxruntime-cpu.toml --clips $(DEMO)/clips/val.csv)
+$(call step,python -m export.to_onnx $(DEMO)/$(1)/pack.safetensors --target export/targets/tensorrt-rtx.toml --clips $(DEMO)/clips/val.csv)
+$(call step,python -m export.to_engine $(DEMO)/$(1)/export/tensorrt-rtx)
+
+endef
+
+test: check
+
+check: $(READY)
+	ruff format --check .
+	ruff check .
+	mypy
+	python -m pytest
+
+clean:
+	rm -rf $(VENV) runs build *.egg-info
