@@ -56,6 +56,15 @@ def probe(path: str | Path) -> VideoInfo:
     return _index(path).info
 
 
+def verify(path: str | Path) -> VideoInfo:
+    """Decode every frame and keep none, to learn before training whether a file is whole; raises as `read_frames`."""
+    index = _index(path)
+    decoded = sum(1 for _ in _sequential(path, index.pts))
+    if decoded < index.info.frames:
+        raise VideoError(f"{path} is damaged", found=f"{decoded} of {index.info.frames} frames decode", fix=_REPLACE)
+    return index.info
+
+
 def read_frames(path: str | Path, indices: Sequence[int] | np.ndarray) -> np.ndarray:
     """Decode exactly the frames asked for, counted in presentation order from 0.
 

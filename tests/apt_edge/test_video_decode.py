@@ -7,16 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from video_files import HEIGHT, numbers, write_audio, write_video
 
 from apt_edge.errors import VideoError
-from apt_edge.video.decode import probe, read_frames
+from apt_edge.video.decode import probe, read_frames, verify
+from tests.apt_edge.video_files import HEIGHT, numbers, write_audio, write_video
 
 
 @pytest.mark.parametrize(("gop", "b_frames"), [(12, 0), (12, 3), (250, 0), (250, 3)])
 def test_every_frame_is_the_one_asked_for(tmp_path, gop, b_frames):
     path = write_video(tmp_path / "v.mp4", frames=300, gop=gop, b_frames=b_frames)
     info = probe(path)
+    assert verify(path) == info
     assert (info.frames, info.width, info.height, info.fps) == (300, 72, HEIGHT, 12.0)
     assert numbers(read_frames(path, np.arange(300))) == list(range(300))
     rng = np.random.default_rng(0)
@@ -103,6 +104,8 @@ def test_corrupted_bytes_are_never_passed_off_as_frames(tmp_path):
     path.write_bytes(data)
     with pytest.raises(VideoError, match=r"damaged|do not decode"):
         read_frames(path, range(60))
+    with pytest.raises(VideoError, match="damaged"):
+        verify(path)
     assert numbers(read_frames(path, [0, 5])) == [0, 5]  # before the damage the file is good
 
 
