@@ -12,10 +12,8 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import time
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -32,11 +30,15 @@ from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import atomic
 from train.motion import CHANNELS, FRAMES, SIZE
 from train.muon import Muon
+from train.pretrain_curve import plot
 from train.probe import Labelled, linear_probe, read_labelled
 from train.stream import SoupStream
 
 SPEC = ClipSpec(frames=FRAMES, size=SIZE, sampling="segments")
 LOG_EVERY = 25
+COVERED = 0.1  # standardised coverage from which a token counts as showing an object
+OBJECT_PREFERENCE = 0.5  # head start of such tokens, against random numbers in 0..1
+BETA = 3.0  # errors are squared up to here: the targets are sparse, and an absolute error would pull them to zero
 
 
 class PretrainRecipe(Strict):
@@ -110,7 +112,7 @@ class Pretraining:
         tokens = self.vit.embed(normalised(frames.to(self.device)))
         targets = targets.to(self.device)
         if self.progress < self.recipe.keep_until and self.recipe.keep < 1:
-            kept = self._kept(tokens.shape[0], tokens.shape[1])[..., None]
+            kept = self._kept(targets)[..., None]
             tokens = tokens.gather(1, kept.expand(-1, -1, tokens.shape[2]))
             targets = targets.gather(1, kept.expand(-1, -1, targets.shape[2]))
         predicted = self.head(self.vit.run_blocks(tokens))
@@ -128,11 +130,15 @@ class Pretraining:
             values |= {f"error.{name}": e, f"power.{name}": p}
         return values
 
-    def _kept(self, batch: int, tokens: int) -> Tensor:
-        """Indices of the tokens that each clip keeps; they follow from the step, so a resumed run repeats them."""
+    def _kept(self, targets: Tensor) -> Tensor:
+        """Indices of the tokens that each clip keeps: at random, but moving objects before the empty background.
+
+        They follow from the step, so that a resumed run repeats them.
+        """
         generator = torch.Generator().manual_seed(self.recipe.seed * 1_000_003 + self.step)
-        order = torch.rand(batch, tokens, generator=generator).argsort(dim=1)
-        return order[:, : max(1, round(self.recipe.keep * tokens))].to(self.device)
+        score = torch.rand(targets.shape[:2], generator=generator).to(self.device)
+        score = score + OBJECT_PREFERENCE * (targets[..., 0] > COVERED)
+        return score.topk(max(1, round(self.recipe.keep * targets.shape[1])), dim=1).indices
 
     def save(self) -> None:
         """Write checkpoint and float16 backbone, each whole or not at all."""
@@ -167,6 +173,11 @@ class Pretraining:
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict(saved)
         self.step, self.seconds = state["step"], state["seconds"]
+        log = self.folder / "log.jsonl"
+        if log.exists():  # what was logged after the checkpoint is about to be done again
+            lines = log.read_text(encoding="utf-8").splitlines(keepends=True)
+            with atomic(log) as temporary:
+                temporary.write_text("".join(x for x in lines if json.loads(x)["step"] <= self.step), encoding="utf-8")
 
 
 def schedule(progress: float, warmup: float) -> float:
@@ -184,8 +195,8 @@ def normalised(frames: Tensor) -> Tensor:
 
 def token_loss(predicted: Tensor, targets: Tensor, object_weight: float) -> Tensor:
     """Smooth L1 over all tokens and channels, tokens with coverage (channel 0) weighted `1 + object_weight`."""
-    weight = 1 + object_weight * (targets[..., 0] > 0.1)
-    each = F.smooth_l1_loss(predicted, targets, reduction="none").mean(dim=-1)
+    weight = 1 + object_weight * (targets[..., 0] > COVERED)
+    each = F.smooth_l1_loss(predicted, targets, reduction="none", beta=BETA).mean(dim=-1)
     return (each * weight).sum() / weight.sum()
 
 
@@ -256,30 +267,6 @@ def _summary(run: Pretraining, sums: dict[str, float]) -> dict[str, float]:
 def _append(folder: Path, line: dict[str, float]) -> None:
     with open(folder / "log.jsonl", "a", encoding="utf-8") as file:
         file.write(json.dumps({k: round(v, 5) for k, v in line.items()}) + "\n")
-
-
-def plot(folder: Path) -> None:
-    """Draw runs/<name>/curve.png from its log."""
-    os.environ.setdefault("MPLBACKEND", "Agg")
-    import matplotlib.pyplot as plt  # slow to import
-
-    lines: list[dict[str, Any]] = [
-        json.loads(t) for t in (folder / "log.jsonl").read_text(encoding="utf-8").splitlines()
-    ]
-    steps, probes = [x for x in lines if "loss" in x], [x for x in lines if "probe" in x]
-    figure, (left, right) = plt.subplots(1, 2, figsize=(11, 4))
-    left.plot([x["minutes"] for x in steps], [x["loss"] for x in steps])
-    left.set(xlabel="minutes", ylabel="loss", title=folder.name)
-    for name in CHANNELS:
-        right.plot([x["minutes"] for x in steps], [x[name] for x in steps], label=name, linewidth=0.8)
-    if probes:
-        right.plot([x["minutes"] for x in probes], [x["probe"] for x in probes], "ko-", label="linear probe, top-1")
-    right.set(xlabel="minutes", ylabel="explained share of each target", ylim=(-0.05, 1))
-    right.legend(fontsize=7)
-    figure.tight_layout()
-    with atomic(folder / "curve.png") as temporary:
-        figure.savefig(temporary, format="png", dpi=100)
-    plt.close(figure)
 
 
 def main() -> None:
