@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ from export.to_onnx import export_model
 
 TARGET = Path(export.__file__).parent / "targets" / "onnxruntime-cpu.toml"
 SEED = 0
+FINGERPRINT = 12
 
 
 def random_clips(spec: ClipSpec, count: int) -> np.ndarray:
@@ -37,18 +39,21 @@ def random_clips(spec: ClipSpec, count: int) -> np.ndarray:
 def build(request: RandomModel, cache: Path) -> Path:
     """Export a random model for ONNX Runtime on a CPU, unless `cache` already holds it.
 
-    The directory's name ends in a fingerprint of the request and of all sources that the graph depends on, so that a
-    changed exporter never meets an old graph.
+    The directory's name ends in a fingerprint of all sources that the graph depends on, so that a changed exporter
+    never meets an old graph; graphs of older sources are removed.
 
     Returns:
         The exported model directory.
     """
     tokens = f"-{request.tokens}{'-as-tokens' if request.as_tokens else ''}" if request.tokens else ""
-    out = cache / f"{request.size}-{request.method}{tokens}-{_fingerprint(request)}"
+    name = f"{request.size}-{request.method}{tokens}-{request.classes}-classes"
+    out = cache / f"{name}-{_fingerprint()}"
     try:
         return ModelDir.load(out).path
     except ModelError:  # absent or damaged
         print(f"building {out}", file=sys.stderr)
+    for old in cache.glob(f"{name}-{'[0-9a-f]' * FINGERPRINT}"):
+        shutil.rmtree(old)
     module, tuned = random_model(request)
     config = tuned.vit.config
     spec = ClipSpec(frames=config.frames, size=config.size)
@@ -77,11 +82,12 @@ def random_model(request: RandomModel) -> tuple[nn.Module, TunedModel]:
     return FoldedModel(vit, tuned.head, tuned.method.fold(vit)).eval(), tuned
 
 
-def _fingerprint(request: RandomModel) -> str:
-    digest = hashlib.sha256(f"{request.model_dump_json()} torch {torch.__version__}".encode())
-    sources = [TARGET, Path(__file__)]
-    for room in (Path(apt_edge.__file__).parent, Path(export.__file__).parent):
-        sources += sorted(room.rglob("*.py"))
+def _fingerprint() -> str:
+    digest = hashlib.sha256(f"torch {torch.__version__}".encode())
+    library, exporter = Path(apt_edge.__file__).parent, Path(export.__file__).parent
+    sources = [TARGET, Path(__file__), library / "clip.py"]
+    for folder in (library / "backbone", library / "methods", exporter):
+        sources += sorted(folder.glob("*.py"))
     for source in sources:
         digest.update(source.read_bytes())
-    return digest.hexdigest()[:12]
+    return digest.hexdigest()[:FINGERPRINT]

@@ -44,7 +44,7 @@ def measure_interleaved(
     rounds: int,
     warmup: int,
     clock: Callable[[], int] = time.perf_counter_ns,
-    progress: Callable[[int], None] | None = None,
+    progress: Callable[[int], object] | None = None,
 ) -> dict[str, np.ndarray]:
     """Time every contender once a round.
 

@@ -85,9 +85,13 @@ def test_random_models_are_built_once(tmp_path: Path, monkeypatch: pytest.Monkey
     monkeypatch.setitem(SIZES, "tiny", TINY)
     request = RandomModel(size="tiny", method="vpt-deep", tokens=3, as_tokens=True, classes=7)
     path = build(request, tmp_path)
+    older = tmp_path / f"{path.name[:-12]}{'0' * 12}"
     written = (path / "model.onnx").stat().st_mtime_ns
     assert build(request, tmp_path) == path
     assert (path / "model.onnx").stat().st_mtime_ns == written
+    path.rename(older)  # as if the sources had changed since
+    assert build(request, tmp_path) == path
+    assert not older.exists()
     facts = json.loads((path / "model.json").read_text())
     assert facts["trainable_parameters"] == 2 * 3 * 64 + 7 * 64 + 7 + 2 * 64
     assert facts["prompts"] == []
