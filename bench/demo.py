@@ -116,7 +116,7 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 def main() -> None:
     """Join training, export and benchmark results of several methods into one table."""
-    parser = argparse.ArgumentParser(prog="python -m bench.demo", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="bench.demo", description=main.__doc__)
     parser.add_argument("run", type=Path, help=f"directory with {ROWS} and one training run a method")
     parser.add_argument("--methods", nargs="+", default=["linear", "apt", "vpt-deep"], help="names of those runs")
     parser.add_argument("--json", action="store_true", help="print the rows as JSON")

@@ -96,7 +96,7 @@ def _block_range(text: str) -> range:
 
 def main() -> None:
     """Print the costs of one method for one or more prompt counts."""
-    parser = argparse.ArgumentParser(prog="python -m bench.flops", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="bench.flops", description=main.__doc__)
     parser.add_argument("--model", required=True, help=f"backbone size: {', '.join(SIZES)}")
     parser.add_argument("--method", required=True, choices=METHODS)
     parser.add_argument("--tokens", type=int, nargs="+", default=[0], help="prompts per block; several are allowed")

@@ -100,7 +100,7 @@ def _limits(rows: list[Row], has_summary: bool) -> list[str]:
 
 def main() -> None:
     """Write one self-contained HTML page from a run directory and print its tables as Markdown."""
-    parser = argparse.ArgumentParser(prog="python -m bench.report", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="bench.report", description=main.__doc__)
     parser.add_argument("run", type=Path, help=f"directory with {ROWS}")
     parser.add_argument("--out", type=Path, help="the page (default: report.html in the run directory)")
     args = parser.parse_args()

@@ -58,7 +58,7 @@ def run_suite(suite: Suite, out: Path, cache: Path = RUNS / "models") -> list[Ro
             models[name].check_input(port, spec.shape)
     circumstances = environment(suite.threads)
     callables = {name: _contender(session, clips) for name, session in sessions.items()}
-    with tqdm(total=suite.rounds, desc=suite.name, unit="round") as bar:
+    with tqdm(total=suite.rounds, desc=suite.name, unit="round", disable=None) as bar:
         times = measure_interleaved(callables, suite.rounds, suite.warmup, progress=lambda done: bar.update())
     gmacs = {name: graph_macs(model.onnx) / 1e9 for name, model in models.items()}
     rows = [
@@ -155,7 +155,7 @@ def _accuracy(contender: Contender) -> float | None:
 
 def main() -> None:
     """Measure the contenders of a suite against each other."""
-    parser = argparse.ArgumentParser(prog="python -m bench.run", description=main.__doc__)
+    parser = argparse.ArgumentParser(prog="bench.run", description=main.__doc__)
     parser.add_argument("suite", type=Path, help="bench/suites/*.toml")
     parser.add_argument("--out", type=Path, help=f"directory for {ROWS} (default: {RUNS}/<suite>)")
     parser.add_argument("--set", action="append", metavar="KEY=VALUE", help="replace a value, as in --set rounds=40")
