@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Protocol
@@ -17,6 +18,7 @@ from tqdm import tqdm
 
 from apt_edge.errors import AptEdgeError
 from apt_edge.methods.tuned import TunedModel
+from train.cache import CachedViews
 from train.checkpoint import load_checkpoint, save_checkpoint
 from train.recipe import Optim, Recipe
 from train.runlog import RunLog
@@ -102,7 +104,7 @@ def fit(
         history = [EpochRecord(**record) for record in load_checkpoint(checkpoint, model, optimiser, recipe)]
     done = len(history)
     bar = tqdm(total=optim.epochs * train.size, initial=done * train.size, unit="clip", disable=None)
-    with bar, RunLog(folder, [asdict(record) for record in history]) as log:
+    with bar, _threads(train), RunLog(folder, [asdict(record) for record in history]) as log:
         for epoch in range(done, optim.epochs):
             bar.set_description(f"epoch {epoch + 1}/{optim.epochs}")
             try:
@@ -120,6 +122,18 @@ def fit(
                 )
             save_checkpoint(checkpoint, model, optimiser, recipe, [asdict(r) for r in history])
     return history
+
+
+@contextmanager
+def _threads(source: Source) -> Iterator[None]:
+    """One thread while the head alone is trained on kept means: more would wait longer than they compute."""
+    before = torch.get_num_threads()
+    if isinstance(source, CachedViews) and source.tokens_VMNC.shape[2] == 1:
+        torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _one_epoch(
