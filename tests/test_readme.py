@@ -28,9 +28,11 @@ def test_there_is_something_to_check():
 
 @pytest.mark.parametrize("program", PROGRAMS)
 def test_options_of_shown_programs_exist(program):
-    usage = subprocess.run([sys.executable, "-m", program, "--help"], capture_output=True, text=True, cwd=ROOT).stdout
     text = README.replace("\\\n", " ")
     for line in re.findall(rf"^    python -m {re.escape(program)} (.+)$", text, re.MULTILINE):
+        subcommand = [line.split()[0]] if line.split()[0].isalpha() else []
+        command = [sys.executable, "-m", program, *subcommand, "--help"]
+        usage = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
         for option in re.findall(r"--[a-z-]+", line.split("#")[0]):
             assert option in usage, f"{program} has no {option}"
 
