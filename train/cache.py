@@ -37,40 +37,42 @@ def check_budget(model: TunedModel, train_clips: int, views: int, val_clips: int
 
 
 def compute_prefixes(model: TunedModel, clips: Clips, views: int, workers: int, name: str) -> Tensor:
-    """Prefixes of draws 0 to `views - 1` of every clip: float32 `[V, M, N, C]` in main memory.
+    """Prefixes of draws 0 to `views - 1` of every clip: float32 `[M, V, N, C]` in main memory.
 
     Raises:
         VideoError: a clip cannot be read.
     """
-    keys = [(index, view) for view in range(views) for index in range(len(clips))]
+    keys = [(index, tuple(range(views))) for index in range(len(clips))]
+    loader = load(clips, keys, max(1, FORWARD_BATCH // views), workers)
     device = next(model.parameters()).device
     model.eval()
-    tokens_KNC: Tensor | None = None
+    tokens_MVNC: Tensor | None = None
     done = 0
     with torch.no_grad(), tqdm(total=len(keys), desc=f"frozen prefix, {name}", unit="clip", disable=None) as bar:
-        for sample in batches(load(clips, keys, FORWARD_BATCH, workers)):
-            prefix_BNC = model.prefix(sample.clip.to(device)).float().cpu()
-            if tokens_KNC is None:
-                tokens_KNC = torch.empty(len(keys), *prefix_BNC.shape[1:])
-            tokens_KNC[done : done + len(prefix_BNC)] = prefix_BNC
-            done += len(prefix_BNC)
-            bar.update(len(prefix_BNC))
-    assert tokens_KNC is not None  # a list is never empty
-    return tokens_KNC.unflatten(0, (views, len(clips)))
+        for sample in batches(loader):
+            count = len(sample.label)
+            prefix_KNC = model.prefix(sample.views.flatten(0, 1).to(device)).float().cpu()
+            if tokens_MVNC is None:
+                tokens_MVNC = torch.empty(len(keys), views, *prefix_KNC.shape[1:])
+            tokens_MVNC[done : done + count] = prefix_KNC.unflatten(0, (count, views))
+            done += count
+            bar.update(count)
+    assert tokens_MVNC is not None  # a list is never empty
+    return tokens_MVNC
 
 
 class CachedViews:
     """Batches of kept prefixes; each epoch draws one view of every clip.
 
     Args:
-        tokens_VMNC: from `compute_prefixes`.
+        tokens_MVNC: from `compute_prefixes`.
         labels_M: classes.
         batch: clips a step.
         shuffle_seed: seed of the order and the views in each epoch; None keeps the order and takes view 0.
     """
 
-    def __init__(self, tokens_VMNC: Tensor, labels_M: Tensor, batch: int, shuffle_seed: int | None) -> None:
-        self.tokens_VMNC, self.labels_M = tokens_VMNC, labels_M
+    def __init__(self, tokens_MVNC: Tensor, labels_M: Tensor, batch: int, shuffle_seed: int | None) -> None:
+        self.tokens_MVNC, self.labels_M = tokens_MVNC, labels_M
         self.batch, self.shuffle_seed = batch, shuffle_seed
         self.size = len(labels_M)
 
@@ -78,11 +80,12 @@ class CachedViews:
         """Prefixes `[B, N, C]` and classes `[B]`."""
         order, view = np.arange(self.size), np.zeros(self.size, dtype=np.int64)
         if self.shuffle_seed is not None:
+            views = self.tokens_MVNC.shape[1]
             order = epoch_order(self.size, self.shuffle_seed, epoch)
-            view = np.random.default_rng([self.shuffle_seed, epoch, 1]).integers(len(self.tokens_VMNC), size=self.size)
+            view = np.random.default_rng([self.shuffle_seed, epoch, 1]).integers(views, size=self.size)
         for start in range(0, self.size, self.batch):
             clip = torch.from_numpy(order[start : start + self.batch])
-            yield self.tokens_VMNC[torch.from_numpy(view)[clip], clip], self.labels_M[clip]
+            yield self.tokens_MVNC[clip, torch.from_numpy(view)[clip]], self.labels_M[clip]
 
     def logits(self, model: TunedModel, tokens_BNC: Tensor) -> Tensor:
         """Logits `[B, classes]`."""

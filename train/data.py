@@ -1,6 +1,6 @@
 """Clips from video files: sampling, augmentation and loading, every random draw fixed by (seed, draw, clip).
 
-Shapes: B batch, C colour (3), T frames, H height, W width.
+Shapes: B batch, V views, C colour (3), T frames, H height, W width.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from apt_edge.video.preprocess import normalise, short_side_crop
 from apt_edge.video.sampling import clip_indices
 from train.recipe import Augment
 
-Key = tuple[int, int]  # (clip, draw): the draw is the view or the epoch
+Key = tuple[int, tuple[int, ...]]  # (clip, draws): a draw is a view or an epoch
 
 
 class Sample(NamedTuple):
-    """A clip float32 `[C, T, H, W]` with its class and its place in the list; a batch of them has one more axis."""
+    """Views of a clip, float32 `[V, C, T, H, W]`, its class and its place in the list; a batch has one more axis."""
 
-    clip: Tensor
+    views: Tensor
     label: Tensor
     place: Tensor
 
 
 class Clips(Dataset[Sample | AptEdgeError]):
-    """The clips of a list, indexed by `(clip, draw)`.
+    """The clips of a list, indexed by `(clip, draws)`: one view for each draw.
 
     Args:
         items: videos and classes.
         spec: the input contract.
-        augment: None gives the deterministic path of evaluation, whatever the draw.
+        augment: None gives the deterministic clip of evaluation, whatever the draw.
         seed: with the draw and the clip's place it decides frames, crop, brightness and flip.
     """
 
@@ -58,22 +58,32 @@ class Clips(Dataset[Sample | AptEdgeError]):
 
     def __getitem__(self, key: Key) -> Sample | AptEdgeError:
         """A file that cannot be read gives the error as a value: raised in a worker, it would drown in a traceback."""
-        index, draw = key
+        index, draws = key
         item = self.items[index]
         try:
             if self.augment is None:
-                clip = load_clip(item.path, self.spec)
+                views = [load_clip(item.path, self.spec)] * len(draws)
             else:
-                rng = np.random.default_rng([self.seed, draw, index])
-                clip = augmented_clip(item.path, self.spec, self.augment, rng)
+                rngs = [np.random.default_rng([self.seed, draw, index]) for draw in draws]
+                views = augmented_views(item.path, self.spec, self.augment, rngs)
         except AptEdgeError as error:
             return error
-        return Sample(torch.from_numpy(clip), torch.tensor(item.label), torch.tensor(index))
+        return Sample(torch.from_numpy(np.stack(views)), torch.tensor(item.label), torch.tensor(index))
 
 
-def augmented_clip(path: Path, spec: ClipSpec, augment: Augment, rng: np.random.Generator) -> np.ndarray:
-    """Random frames, crop, brightness and flip of one video, float32 `[C, T, S, S]`; raises VideoError."""
-    frames = read_frames(path, clip_indices(probe(path).frames, spec, rng))
+def augmented_views(
+    path: Path, spec: ClipSpec, augment: Augment, rngs: Sequence[np.random.Generator]
+) -> list[np.ndarray]:
+    """Random frames, crop, brightness and flip, once for each `rng` and all from one decoding of the video.
+
+    Returns float32 `[C, T, S, S]` arrays; raises VideoError.
+    """
+    count = probe(path).frames
+    frames = read_frames(path, np.concatenate([clip_indices(count, spec, rng) for rng in rngs]))
+    return [_augment(part, spec, augment, rng) for part, rng in zip(np.split(frames, len(rngs)), rngs, strict=True)]
+
+
+def _augment(frames: np.ndarray, spec: ClipSpec, augment: Augment, rng: np.random.Generator) -> np.ndarray:
     frames = short_side_crop(frames, spec, (rng.uniform(*augment.scale), rng.random(), rng.random()))
     if augment.brightness:
         gain = np.float32(1 + augment.brightness * rng.uniform(-1, 1))
@@ -141,7 +151,7 @@ class FreshClips:
         """Clips `[B, C, T, H, W]` and classes `[B]`."""
         self._keys.epoch = epoch
         for sample in batches(self._loader):
-            yield sample.clip, sample.label
+            yield sample.views[:, 0], sample.label
 
     def logits(self, model: TunedModel, clip_BCTHW: Tensor) -> Tensor:
         """Logits `[B, classes]`."""
@@ -159,7 +169,7 @@ class _EpochKeys(Sampler[Key]):
 
     def __iter__(self) -> Iterator[Key]:
         order = range(self.clips) if self.seed is None else epoch_order(self.clips, self.seed, self.epoch).tolist()
-        return iter([(index, self.epoch) for index in order])
+        return iter([(index, (self.epoch,)) for index in order])
 
 
 def shuffle_frames(clip_BCTHW: Tensor, place_B: Tensor) -> Tensor:

@@ -65,15 +65,16 @@ def evaluate(model: FoldedModel, clips: Clips, labels: Sequence[str], device: to
     classes = len(labels)
     confusion_KK = np.zeros((classes, classes), dtype=np.int64)
     in_top5, right_shuffled = 0, 0
-    loader = load(clips, [(index, 0) for index in range(len(clips))], FORWARD_BATCH, workers)
+    loader = load(clips, [(index, (0,)) for index in range(len(clips))], FORWARD_BATCH, workers)
     with torch.no_grad(), tqdm(total=len(clips), desc="evaluation", unit="clip", disable=None) as bar:
         for sample in batches(loader):
-            shuffled = shuffle_frames(sample.clip, sample.place)
-            logits_BK = model(sample.clip.to(device)).cpu()
+            clip_BCTHW = sample.views[:, 0]
+            shuffled_BCTHW = shuffle_frames(clip_BCTHW, sample.place)
+            logits_BK = model(clip_BCTHW.to(device)).cpu()
             np.add.at(confusion_KK, (sample.label.numpy(), logits_BK.argmax(1).numpy()), 1)
             top5 = logits_BK.topk(min(5, classes), dim=1).indices
             in_top5 += int((top5 == sample.label[:, None]).any(1).sum())
-            right_shuffled += int((model(shuffled.to(device)).cpu().argmax(1) == sample.label).sum())
+            right_shuffled += int((model(shuffled_BCTHW.to(device)).cpu().argmax(1) == sample.label).sum())
             bar.update(len(sample.label))
     right_K, clips_K = confusion_KK.diagonal(), confusion_KK.sum(axis=1)
     return Evaluation(

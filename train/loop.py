@@ -128,7 +128,7 @@ def fit(
 def _threads(source: Source) -> Iterator[None]:
     """One thread while the head alone is trained on kept means: more would wait longer than they compute."""
     before = torch.get_num_threads()
-    if isinstance(source, CachedViews) and source.tokens_VMNC.shape[2] == 1:
+    if isinstance(source, CachedViews) and source.tokens_MVNC.shape[2] == 1:
         torch.set_num_threads(1)
     try:
         yield

@@ -150,19 +150,20 @@ def test_clips_depend_on_seed_draw_and_place_alone(task: Task) -> None:
     items = read_items(recipe.data.train, LABELS)
     clips = Clips(items, recipe.clip.spec(), recipe.augment, seed=0)
     other = Clips(items, recipe.clip.spec(), recipe.augment, seed=1)
-    first, again = clip_of(clips, 3, 0), clip_of(clips, 3, 0)
-    assert torch.equal(first, again)
-    assert first.shape == (3, 4, 32, 32)
-    assert not torch.equal(first, clip_of(clips, 3, 1))
-    assert not torch.equal(first, clip_of(other, 3, 0))
+    views = views_of(clips, 3, 0, 1)
+    assert views.shape == (2, 3, 4, 32, 32)
+    assert torch.equal(views[:1], views_of(clips, 3, 0))  # whatever is drawn beside it
+    assert torch.equal(views[1:], views_of(clips, 3, 1))
+    assert not torch.equal(views[0], views[1])
+    assert not torch.equal(views, views_of(other, 3, 0, 1))
     plain = Clips(items, recipe.clip.spec())
-    assert torch.equal(clip_of(plain, 3, 0), clip_of(plain, 3, 7))
+    assert torch.equal(views_of(plain, 3, 0), views_of(plain, 3, 7))
 
 
-def clip_of(clips: Clips, index: int, draw: int) -> Tensor:
-    sample = clips[index, draw]
+def views_of(clips: Clips, index: int, *draws: int) -> Tensor:
+    sample = clips[index, draws]
     assert not isinstance(sample, AptEdgeError)
-    return sample.clip
+    return sample.views
 
 
 def test_shuffled_frames_are_the_same_frames_in_another_order() -> None:
@@ -181,7 +182,7 @@ def test_unreadable_video_stops_with_its_name(task: Task, tmp_path: Path, worker
     items = [*read_items(task.folder / "train.csv", LABELS)[:2], Item(tmp_path / "broken.mp4", 0)]
     clips = Clips(items, task.recipe().clip.spec())
     with pytest.raises(VideoError, match=r"broken\.mp4") as caught:
-        list(batches(load(clips, [(0, 0), (1, 0), (2, 0)], 2, workers)))
+        list(batches(load(clips, [(0, (0,)), (1, (0,)), (2, (0,))], 2, workers)))
     assert "Traceback" not in str(caught.value)
 
 
