@@ -46,7 +46,7 @@ class TypedModel(nn.Module):
             if isinstance(module, LayerNorm):
                 module.float()
         self.head = model.head
-        self.blocks = sorted(model.extra)
+        self.blocks = model.prompted
         heads = model.vit.config.heads if expand else -1
         self.prompts = {
             prompt_name(block, part): getattr(model.extra[block], part).to(self.dtype).expand(-1, heads, -1, -1)

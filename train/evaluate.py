@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from apt_edge.backbone.checkpoints import load_backbone
 from apt_edge.backbone.folded import FoldedModel, folded_model
-from apt_edge.backbone.vit import ExtraKV, Vit
+from apt_edge.backbone.vit import Vit
 from apt_edge.errors import run_tool
 from apt_edge.files import write_json
 from apt_edge.pack import PromptPack
@@ -51,9 +51,7 @@ class Evaluation:
 def load_pack(path: str | Path, vit: Vit, name: str, device: torch.device) -> tuple[PromptPack, FoldedModel]:
     """A pack and its model on a device; raises PackError when the backbone is not the pack's."""
     pack = PromptPack.load(path)
-    model = folded_model(pack, vit, name, path).to(device)
-    model.extra = {block: ExtraKV(kv.key.to(device), kv.value.to(device)) for block, kv in model.extra.items()}
-    return pack, model
+    return pack, folded_model(pack, vit, name, path).to(device)
 
 
 def evaluate(model: FoldedModel, clips: Clips, labels: Sequence[str], device: torch.device, workers: int) -> Evaluation:

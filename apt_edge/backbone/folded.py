@@ -25,7 +25,15 @@ class FoldedModel(nn.Module):
 
     def __init__(self, vit: Vit, head: Head, extra: Mapping[int, ExtraKV]) -> None:
         super().__init__()
-        self.vit, self.head, self.extra = vit, head, dict(extra)
+        self.vit, self.head, self.prompted = vit, head, sorted(extra)
+        for block, (key, value) in extra.items():  # buffers: they follow the model to another device or type
+            self.register_buffer(f"key_{block}", key)
+            self.register_buffer(f"value_{block}", value)
+
+    @property
+    def extra(self) -> dict[int, ExtraKV]:
+        """The constants `[1, h, n, d]` of each prompted block."""
+        return {b: ExtraKV(self.get_buffer(f"key_{b}"), self.get_buffer(f"value_{b}")) for b in self.prompted}
 
     def forward(self, clip_BCTHW: Tensor) -> Tensor:
         """Returns logits `[B, classes]`."""

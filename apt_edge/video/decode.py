@@ -155,10 +155,11 @@ def _decode(path: str | Path, index: _Index, wanted: set[int]) -> dict[int, np.n
 
 def _collect(frames: Frames, wanted: set[int]) -> dict[int, np.ndarray]:
     images: dict[int, np.ndarray] = {}
+    reformatter = av.video.reformatter.VideoReformatter()  # one scaler for all: setting one up costs more than a frame
     with closing(frames):
         for number, frame in frames:
             if number in wanted:
-                images[number] = frame.to_ndarray(format="rgb24")
+                images[number] = reformatter.reformat(frame, format="rgb24").to_ndarray()
                 if len(images) == len(wanted):
                     break
     return images
