@@ -12,7 +12,7 @@ define step
 @echo "$$ $(1)"; start=$$(date +%s); $(1) && echo "  [$$(( $$(date +%s) - start )) s]"
 endef
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo seeds test check clean
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -27,12 +27,12 @@ $(READY): pyproject.toml constraints.txt
 demo: $(READY)
 	@date +%s > .demo-start.tmp
 	$(call step,python -m train.clips make $(DEMO)/clips --seed 0)
-	$(call step,python -m train.tune train/recipes/demo-linear.toml --out $(DEMO)/linear)
-	$(call step,python -m train.tune train/recipes/demo-vpt-deep.toml --out $(DEMO)/vpt-deep --compare $(DEMO)/linear)
-	$(call step,python -m train.tune train/recipes/demo-apt.toml --out $(DEMO)/apt --compare $(DEMO)/linear)
+	$(call step,python -m train.tune train/recipes/demo-linear.toml --out $(DEMO)/linear --resume)
+	$(call step,python -m train.tune train/recipes/demo-vpt-deep.toml --out $(DEMO)/vpt-deep --resume --compare $(DEMO)/linear)
+	$(call step,python -m train.tune train/recipes/demo-apt.toml --out $(DEMO)/apt --resume --compare $(DEMO)/linear)
 	$(foreach m,$(METHODS),$(call export,$(m)))
 	$(call step,python -m bench.run bench/suites/demo.toml --out $(DEMO))
-	$(call step,apt-edge predict $(DEMO)/apt/export/onnxruntime-cpu $(DEMO)/clips/val/00000.mp4)
+	$(call step,apt-edge predict $(DEMO)/apt/export/onnxruntime-cpu $(DEMO)/clips/val/0000-slide-right.mp4)
 	$(call step,python -m bench.demo $(DEMO))
 	$(call step,python -m bench.report $(DEMO))
 	@echo "demo finished in $$(( $$(date +%s) - $$(cat .demo-start.tmp) )) s"; rm .demo-start.tmp
@@ -43,6 +43,19 @@ $(call step,python -m export.to_onnx $(DEMO)/$(1)/pack.safetensors --target expo
 $(call step,python -m export.to_engine $(DEMO)/$(1)/export/tensorrt-rtx)
 
 endef
+
+# Accuracy over three seeds, each with clips of its own: about ten minutes on two cores.
+SEEDS := 0 1 2
+seeds: $(READY)
+	for s in $(SEEDS); do \
+		dir=runs/seeds/seed-$$s && python -m train.clips make runs/seeds/clips-$$s --seed $$s || exit; \
+		for m in $(METHODS); do \
+			[ -f $$dir/$$m/evaluation.json ] || python -m train.tune train/recipes/demo-$$m.toml --out $$dir/$$m --resume \
+				--set seed=$$s --set data.train=runs/seeds/clips-$$s/train.csv --set data.val=runs/seeds/clips-$$s/val.csv \
+				--set data.labels=runs/seeds/clips-$$s/labels.txt || exit; \
+		done; \
+	done
+	python -m bench.seeds runs/seeds --out bench/results/demo-seeds
 
 test: check
 

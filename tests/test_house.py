@@ -127,6 +127,8 @@ TOOLS = [
     "bench.flops",
     "bench.run",
     "bench.report",
+    "bench.demo",
+    "bench.seeds",
     "apt_edge.cli",
 ]
 
