@@ -74,8 +74,11 @@ def run_tool(main: Callable[[], None], name: str) -> None:
     except AptEdgeError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
-    except PermissionError as error:
-        print(f"{name}: no permission for {error.filename}\n  fix:   choose a path you may write", file=sys.stderr)
+    except OSError as error:
+        print(f"{name}: {error.strerror or error}", file=sys.stderr)
+        if error.filename:
+            print(f"  found: {error.filename}", file=sys.stderr)
+        print("  fix:   choose a path that exists, has room and may be written", file=sys.stderr)
         sys.exit(1)
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)

@@ -66,6 +66,10 @@ def build(name: str, onnx_path: Path) -> Build:
     """
     trt: Any = load_compiler(name)
     log = _logger(trt)
+    if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
+        raise MissingDependency(
+            f"{name} {trt.__version__} cannot build strongly typed graphs", fix=f"install {name} 10.0 or later"
+        )
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
