@@ -24,7 +24,7 @@ from apt_edge.runtime.timing import measure_interleaved, paired_ratio, summarise
 from bench.build import build, random_clips
 from bench.environment import environment
 from bench.graph import graph_macs
-from bench.rows import ROWS, Row, markdown_table
+from bench.rows import ROWS, Row, interval, markdown_table
 from bench.suite import Contender, Suite
 from export.to_onnx import load_clips
 
@@ -78,7 +78,7 @@ def check_gmacs(suite: Suite, rows: list[Row]) -> None:
         raise GateError(
             f"latency does not follow the GMACs within {suite.gmacs_tolerance:.0%}",
             found="; ".join(
-                f"{row['contender']}: latency ratio {row['latency_ratio']:.3f}, GMAC ratio {row['gmacs_ratio']:.3f}"
+                f"{row['contender']}: latency ratio {interval(row)}, GMAC ratio {row['gmacs_ratio']:.3f}"
                 for row in beyond
             ),
             fix="repeat on a quiet machine with more rounds; if it stays, look for operators that do not fuse",

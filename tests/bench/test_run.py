@@ -52,10 +52,11 @@ def test_rows_of_real_models_on_real_clips(exported: Path, clip_list: Path, tmp_
 
 
 def test_the_gmacs_gate(exported: Path, clip_list: Path) -> None:
-    rows = [{"contender": "apt", "latency_ratio": 1.2, "gmacs_ratio": 1.1}]
+    ratio = {"latency_ratio": 1.2, "latency_ratio_low": 1.19, "latency_ratio_high": 1.21}
+    rows = [{"contender": "apt", "gmacs_ratio": 1.1, **ratio}]
     check_gmacs(suite(exported, clip_list, gmacs_tolerance=0.1), rows)
     check_gmacs(suite(exported, clip_list), rows)
-    with pytest.raises(GateError, match="within 5%"):
+    with pytest.raises(GateError, match=r"within 5%\n.*apt: latency ratio 1\.200 \[1\.190, 1\.210\]"):
         check_gmacs(suite(exported, clip_list, gmacs_tolerance=0.05), rows)
 
 
