@@ -1,7 +1,8 @@
-"""Random-weight models for benchmarks, built by the export workshop and cached."""
+"""Models that exist for benchmarks alone, built by the export workshop and cached: random weights, unfolded prompts."""
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import shutil
 import sys
@@ -10,17 +11,20 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors.torch import load_file
 from torch import nn
 
 import apt_edge
 import export
-from apt_edge.backbone.checkpoints import backbone_hash, random_backbone
-from apt_edge.backbone.folded import FoldedModel
+from apt_edge.backbone.checkpoints import backbone_hash, load_backbone, random_backbone
+from apt_edge.backbone.folded import FoldedModel, folded_model
 from apt_edge.clip import ClipSpec
-from apt_edge.errors import ModelError
+from apt_edge.errors import ConfigError, ModelError
+from apt_edge.files import sha256
 from apt_edge.methods import METHODS
 from apt_edge.methods.tuned import TunedModel
 from apt_edge.methods.vpt_deep import VptDeep, VptDeepTokens
+from apt_edge.pack import PromptPack
 from apt_edge.runtime.model_dir import ModelDir
 from bench.suite import RandomModel
 from export.target import load_target
@@ -66,6 +70,41 @@ def build(request: RandomModel, cache: Path) -> Path:
     labels = tuple(f"class {index}" for index in range(request.classes))
     clips = random_clips(spec, 2)
     export_model(module, out, load_target(TARGET), clips=clips, clip=spec, labels=labels, facts=facts)
+    return out
+
+
+def build_unfolded(run: Path) -> Path:
+    """Export a tuned VPT-deep as published: its prompts are tokens, not constants.
+
+    Args:
+        run: finished run of `train.tune`; the graph goes to `export/as-tokens` in it and is reused for the same pack.
+
+    Returns:
+        The exported model directory.
+
+    Raises:
+        ConfigError: the run is of another method.
+    """
+    pack_path, out = run / "pack.safetensors", run / "export" / "as-tokens"
+    pack, digest = PromptPack.load(pack_path), sha256(pack_path)
+    if pack.method != "vpt-deep":
+        raise ConfigError(f"{run} is a run of {pack.method}", fix="only the prompts of vpt-deep can be tokens")
+    with contextlib.suppress(ModelError):  # absent or damaged
+        if (model := ModelDir.load(out)).facts.get("pack_sha256") == digest:
+            return model.path
+    print(f"building {out}", file=sys.stderr)
+    vit = load_backbone(pack.backbone.name)
+    method = VptDeep(vit.config, **pack.settings)
+    method.load_state_dict(load_file(run / "method.safetensors"))
+    module = VptDeepTokens(vit, method, folded_model(pack, vit, pack.backbone.name, pack_path).head).eval()
+    facts = {
+        "method": pack.method,
+        "trainable_parameters": pack.trainable_parameters,
+        "pack_sha256": digest,
+        "backbone": {"name": pack.backbone.name, "sha256": pack.backbone.sha256},
+    }
+    clips = random_clips(pack.clip, 2)
+    export_model(module, out, load_target(TARGET), clips=clips, clip=pack.clip, labels=pack.labels, facts=facts)
     return out
 
 

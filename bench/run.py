@@ -21,7 +21,7 @@ from apt_edge.files import write_json
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.ort import OrtSession
 from apt_edge.runtime.timing import measure_interleaved, paired_ratio, summarise, verdict
-from bench.build import build, random_clips
+from bench.build import build, build_unfolded, random_clips
 from bench.environment import environment
 from bench.graph import graph_macs
 from bench.rows import ROWS, Row, interval, markdown_table
@@ -46,10 +46,7 @@ def run_suite(suite: Suite, out: Path, cache: Path = RUNS / "models") -> list[Ro
         ModelError: a contender is damaged, or its graph cannot be counted.
         ConfigError: the contenders do not take the same clips.
     """
-    models = {
-        contender.name: ModelDir.load(build(contender.random, cache) if contender.random else contender.model or "")
-        for contender in suite.contenders
-    }
+    models = {contender.name: ModelDir.load(_directory(contender, cache)) for contender in suite.contenders}
     accuracies = {contender.name: _accuracy(contender) for contender in suite.contenders}
     clips = _clips(suite, models)
     sessions = {name: OrtSession(model.onnx, suite.threads) for name, model in models.items()}
@@ -83,6 +80,15 @@ def check_gmacs(suite: Suite, rows: list[Row]) -> None:
             ),
             fix="repeat on a quiet machine with more rounds; if it stays, look for operators that do not fuse",
         )
+
+
+def _directory(contender: Contender, cache: Path) -> Path:
+    if contender.random:
+        return build(contender.random, cache)
+    if contender.unfolded:
+        return build_unfolded(Path(contender.unfolded))
+    assert contender.model is not None  # Contender has exactly one source
+    return Path(contender.model)
 
 
 def _row(suite: Suite, name: str, model: ModelDir, times: dict[str, np.ndarray], gmacs: dict[str, float]) -> Row:

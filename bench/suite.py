@@ -36,24 +36,26 @@ class RandomModel(Strict):
 
 
 class Contender(Strict):
-    """One row of the comparison: an exported model directory, or a random model that is built for it.
+    """One row of the comparison, from exactly one source.
 
     Attributes:
         name: as tables and plots show it.
         model: directory with `model.onnx` and `model.json`, relative to the current directory.
-        random: built and cached instead.
+        unfolded: a finished VPT-deep run of `train.tune`, measured as published, with its prompts as tokens.
+        random: a model with random weights, built and cached.
         evaluation: JSON file with the key `accuracy`, to show accuracy against latency.
     """
 
     name: str = Field(min_length=1)
     model: str | None = None
+    unfolded: str | None = None
     random: RandomModel | None = None
     evaluation: str | None = None
 
     @model_validator(mode="after")
     def _one_source(self) -> Contender:
-        if (self.model is None) == (self.random is None):
-            raise ValueError(f"contender {self.name} needs either model or random")
+        if sum(source is not None for source in (self.model, self.unfolded, self.random)) != 1:
+            raise ValueError(f"contender {self.name} needs exactly one of model, unfolded and random")
         return self
 
 
@@ -88,6 +90,6 @@ class Suite(Strict):
             raise ValueError("two contenders have the same name")
         if self.baseline not in names:
             raise ValueError(f"the baseline {self.baseline} is not a contender: choose one of {', '.join(names)}")
-        if self.clips is None and any(contender.model for contender in self.contenders):
+        if self.clips is None and any(contender.random is None for contender in self.contenders):
             raise ValueError("exported models are measured on real clips: set clips to a list file")
         return self

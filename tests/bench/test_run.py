@@ -122,8 +122,11 @@ def test_mistakes_in_a_suite_are_named(tmp_path: Path, change: str, complaint: s
 @pytest.mark.parametrize(
     ("values", "complaint"),
     [
-        ({"name": "a"}, "either model or random"),
-        ({"name": "a", "model": "x", "random": {"size": "nano", "method": "linear"}}, "either model or random"),
+        ({"name": "a"}, "exactly one of model, unfolded and random"),
+        (
+            {"name": "a", "model": "x", "random": {"size": "nano", "method": "linear"}},
+            "exactly one of model, unfolded and random",
+        ),
         ({"name": "a", "random": {"size": "nano", "method": "apt"}}, "at least one"),
         ({"name": "a", "random": {"size": "nano", "method": "apt", "tokens": 1, "as_tokens": True}}, "never tokens"),
     ],

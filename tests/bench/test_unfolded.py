@@ -1,0 +1,54 @@
+"""VPT-deep as published, rebuilt from a finished run: the folded pack's logits, at the price of its tokens."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from apt_edge.backbone.checkpoints import save_backbone
+from apt_edge.backbone.folded import folded_model
+from apt_edge.errors import ConfigError
+from apt_edge.methods.tuned import make_pack
+from apt_edge.runtime.ort import OrtSession
+from bench.build import build_unfolded
+from bench.flops import macs
+from bench.graph import graph_macs
+from tests.conftest import TINY_CLIP, tiny_model
+
+TOKENS = 6
+
+
+def finished_run(vit, folder, method, **settings):
+    """The two files of a training run that count here."""
+    save_backbone(folder / "vit.safetensors", vit)
+    model = tiny_model(vit, method, **settings)
+    pack = make_pack(
+        model, method=method, settings=settings, clip=TINY_CLIP, labels=[f"class {i}" for i in range(5)],
+        backbone=str(folder / "vit.safetensors"), training={},
+    )  # fmt: skip
+    pack.save(folder / "pack.safetensors")
+    save_file(model.method.state_dict(), folder / "method.safetensors")
+    return pack
+
+
+def test_unfolded_equals_folded_and_costs_more(tiny_vit, tiny_clips, tmp_path):
+    pack = finished_run(tiny_vit, tmp_path, "vpt-deep", tokens=TOKENS, start=1)
+    out = build_unfolded(tmp_path)
+    found = OrtSession(out / "model.onnx").run({"clip": tiny_clips[:1]})["logits"]
+    with torch.no_grad():
+        model = folded_model(pack, tiny_vit)
+        expected = model(torch.from_numpy(tiny_clips[:1])).numpy()
+    assert np.abs(found - expected).max() < 1e-4
+    before = (out / "model.json").stat().st_mtime_ns
+    cost = macs("vpt-deep", tiny_vit.config, 5, TOKENS, blocks=range(1, 2), as_tokens=True)
+    assert graph_macs(out / "model.onnx") == cost
+    assert build_unfolded(tmp_path) == out
+    assert (out / "model.json").stat().st_mtime_ns == before  # the same pack is not exported again
+
+
+def test_other_methods_are_refused(tiny_vit, tmp_path):
+    finished_run(tiny_vit, tmp_path, "apt", tokens=TOKENS)
+    with pytest.raises(ConfigError, match="a run of apt"):
+        build_unfolded(tmp_path)
