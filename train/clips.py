@@ -27,10 +27,10 @@ from tqdm import tqdm
 
 from apt_edge.errors import ConfigError, MissingDependency, VideoError, run_tool
 from apt_edge.files import sha256, write_json
-from train.actions import FPS, LABELS, SIDE, Script, scene, write_script
 from train.check import check_list, describe
-from train.scene import render
-from train.textures import SPLITS
+from train.synthetic.actions import FPS, LABELS, SIDE, Script, scene, write_script
+from train.synthetic.scene import render
+from train.synthetic.textures import SPLITS
 
 VERSION = 1  # raised when the same seed gives other clips
 GOP = 12

@@ -28,11 +28,11 @@ from apt_edge.clip import IMAGENET_MEAN, IMAGENET_STD, ClipSpec
 from apt_edge.config import Strict, load_toml
 from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import atomic
-from train.motion import CHANNELS, FRAMES, SIZE
 from train.muon import Muon
 from train.pretrain_curve import plot
 from train.probe import Labelled, linear_probe, read_labelled
-from train.stream import SoupStream
+from train.synthetic.motion import CHANNELS, FRAMES, SIZE
+from train.synthetic.stream import SoupStream
 
 SPEC = ClipSpec(frames=FRAMES, size=SIZE, sampling="segments")
 LOG_EVERY = 25

@@ -9,7 +9,7 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from apt_edge.files import atomic
-from train.motion import CHANNELS
+from train.synthetic.motion import CHANNELS
 
 
 def plot(folder: Path) -> None:

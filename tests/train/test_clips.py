@@ -12,9 +12,9 @@ from apt_edge.errors import ConfigError, VideoError
 from apt_edge.video.decode import probe, read_frames
 from apt_edge.video.lists import read_labels, read_list
 from train import clips
-from train.actions import FPS, LABELS, NUISANCES, PAIRS, SIDE, reverse, scene, write_script
 from train.check import check_list, describe
-from train.scene import render_with_visibility
+from train.synthetic.actions import FPS, LABELS, NUISANCES, PAIRS, SIDE, reverse, scene, write_script
+from train.synthetic.scene import render_with_visibility
 
 COUNT = {"train": 16, "val": 16}
 TEXTS = ("train.csv", "val.csv", "labels.txt", "scripts.jsonl")

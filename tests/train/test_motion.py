@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from train.motion import CHANNELS, FRAMES, Soup, Symmetry, draw, make_clip, random_soup
-from train.scene import Scene, Track
+from train.synthetic.motion import CHANNELS, FRAMES, Soup, Symmetry, draw, make_clip, random_soup
+from train.synthetic.scene import Scene, Track
 
 NAMES = list(CHANNELS)
 ONES = np.ones(FRAMES)

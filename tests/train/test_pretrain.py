@@ -13,7 +13,7 @@ from apt_edge.backbone.checkpoints import load_backbone
 from apt_edge.errors import ConfigError
 from train.muon import orthogonalised
 from train.pretrain import Pretraining, PretrainRecipe, pretrain, schedule
-from train.stream import SoupStream
+from train.synthetic.stream import SoupStream
 
 ROOT = Path(__file__).parents[2]
 TINY = {

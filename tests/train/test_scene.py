@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from apt_edge.errors import ConfigError
-from train.scene import Scene, Track, background_texture, render, render_with_visibility, sprite_texture
+from train.synthetic.scene import Scene, Track, background_texture, render, render_with_visibility, sprite_texture
 
 WHITE = np.ones((32, 32, 4), np.float32)
 ONES = np.ones(3)

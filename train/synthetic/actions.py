@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from train.scene import Scene, Track, background_texture, sprite_texture
+from train.synthetic.scene import Scene, Track, background_texture, sprite_texture
 
 FPS, SIDE = 12, 64
 TURN = 2 * np.pi
@@ -23,7 +23,7 @@ Values = dict[str, float]
 
 
 class Pose(NamedTuple):
-    """One object over the clip, each a number or `[T]`; units as in `train.scene.Track`."""
+    """One object over the clip, each a number or `[T]`; units as in `train.synthetic.scene.Track`."""
 
     x: Any
     y: Any

@@ -15,7 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from train.scene import Scene, Track, background_texture, render_with_visibility, sprite_texture
+from train.synthetic.scene import Scene, Track, background_texture, render_with_visibility, sprite_texture
 
 FRAMES, SIZE, TUBELET, PATCH = 8, 48, 2, 8
 TIME, GRID = FRAMES // TUBELET, SIZE // PATCH

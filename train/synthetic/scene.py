@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from train.textures import background_texture, sprite_texture
+from train.synthetic.textures import background_texture, sprite_texture
 
 __all__ = ["Scene", "Track", "background_texture", "render", "render_with_visibility", "sprite_texture"]
 

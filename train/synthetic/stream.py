@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import IterableDataset, get_worker_info
 
-from train.motion import Symmetry, make_clip
+from train.synthetic.motion import Symmetry, make_clip
 
 
 class SoupStream(IterableDataset[tuple[Tensor, Tensor]]):

@@ -1,0 +1,1 @@
+"""Generated videos: textures, the renderer, the labelled actions of the demonstration and unlabelled motion."""
