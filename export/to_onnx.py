@@ -1,4 +1,4 @@
-"""Pack -> ONNX: `python -m export.to_onnx PACK --target TARGET.toml --clips LIST`.
+"""Pack -> ONNX: `python -m export.to_onnx PACK --target TARGET.toml [TARGET.toml ...] --clips LIST`.
 
 Traces the folded model, binds the prompts as named constants, and proves the graph against PyTorch on real clips before
 anything is put in place.
@@ -119,22 +119,25 @@ def load_clips(path: Path, spec: ClipSpec, count: int) -> np.ndarray:
 def main() -> None:
     parser = argparse.ArgumentParser(prog="export.to_onnx", description="Export a pack to ONNX and prove parity.")
     parser.add_argument("pack", type=Path, help="pack.safetensors of a training run")
-    parser.add_argument("--target", type=Path, required=True, help="export/targets/*.toml")
+    parser.add_argument("--target", type=Path, required=True, nargs="+", help="one or more export/targets/*.toml")
     parser.add_argument("--clips", type=Path, required=True, help="list of videos for the parity gate")
     parser.add_argument("--count", type=int, default=32, help="how many of them to run (default 32)")
     parser.add_argument("--backbone", help="weights, when they are not where the pack's backbone name says")
-    parser.add_argument("--out", type=Path, help="output directory (default: export/<target> beside the pack)")
-    parser.add_argument("--json", action="store_true", help="print the sidecar as JSON")
+    parser.add_argument(
+        "--out", type=Path, help="directory that gets one directory a target (default: export beside PACK)"
+    )
+    parser.add_argument("--json", action="store_true", help="print the sidecars as JSON lines")
     args = parser.parse_args()
-    target = load_target(args.target)
-    out = args.out or args.pack.parent / "export" / target.name
-    print(f"tracing {args.pack} for {target.name} ({target.precision}, opset {target.opset})", file=sys.stderr)
-    sidecar = export_pack(args.pack, args.backbone, target, args.clips, args.count, out)
-    if args.json:
-        print(json.dumps(sidecar, indent=2))
-        return
+    for target in [load_target(path) for path in args.target]:
+        out = (args.out or args.pack.parent / "export") / target.name
+        print(f"tracing {args.pack} for {target.name} ({target.precision}, opset {target.opset})", file=sys.stderr)
+        sidecar = export_pack(args.pack, args.backbone, target, args.clips, args.count, out)
+        print(json.dumps(sidecar) if args.json else _summary(out, sidecar))
+
+
+def _summary(out: Path, sidecar: dict[str, Any]) -> str:
     parity = sidecar["parity"]
-    print(
+    return (
         f"{out}: {len(sidecar['prompts'])} prompt constants, parity over {parity['clips']} clips: "
         f"max |dlogit| {parity['max_abs']:.2e}, first label equal on {parity['top1_agreement']:.1%}"
     )
