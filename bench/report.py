@@ -90,6 +90,11 @@ def _limits(rows: list[Row], has_summary: bool) -> list[str]:
     ]
     if all(row.get("accuracy") is None for row in rows) and not has_summary:
         limits.append("No accuracy is shown: fast is not yet good.")
+    else:
+        limits.append(
+            "An accuracy is of one training seed on one set of held-out clips: several seeds, with clips of their own, "
+            "say whether a difference is more than noise (bench.seeds)."
+        )
     if has_summary:
         limits.append(
             "Fused attention is counted in what the compiler built. The engine itself was not run for this page: a "

@@ -54,3 +54,9 @@ def test_extras_exist():
     project = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
     for extra in re.findall(r'"\.\[([\w-]+)\]"', README):
         assert re.search(rf"^{extra} = \[", project, re.MULTILINE)
+
+
+@pytest.mark.parametrize("path", re.findall(r"<!-- (bench/results/.+?\.md) -->", README))
+def test_tables_are_the_committed_ones(path):
+    table = (ROOT / path).read_text(encoding="utf-8").strip()
+    assert f"<!-- {path} -->\n\n{table}\n" in README, f"paste {path} below its comment"
