@@ -81,6 +81,8 @@ def _describe(error: ValidationError, model: type[BaseModel]) -> str:
             known = _keys_at(model, item["loc"][:-1])
             near = difflib.get_close_matches(str(item["loc"][-1]), known, 1)
             line = f"{where}: unknown key" + (f", did you mean {near[0]}?" if near else f"; known: {', '.join(known)}")
+        elif item["type"] == "value_error":  # written by us, and it names what it found
+            line = f"{where}: {item['ctx']['error']}"
         elif item["type"] != "missing":
             line += f" (got {item['input']!r})"
         lines.append(line)
