@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,8 +93,13 @@ def export_model(
     return sidecar
 
 
-def export_pack(pack_path: Path, backbone: str | None, target: Target, clips_list: Path, count: int, out: Path) -> dict:
-    """Export a pack file with its backbone; see `export_model`."""
+def export_pack(
+    pack_path: Path, backbone: str | None, targets: Iterable[Target], clips_list: Path, count: int, out: Path
+) -> Iterator[tuple[Path, dict[str, Any]]]:
+    """Export a pack file with its backbone for each target into `out`/<target>; yields directory and sidecar.
+
+    Pack, backbone and clips are read once, whatever the number of targets; see `export_model`.
+    """
     pack = PromptPack.load(pack_path)
     name = backbone or pack.backbone.name
     model = folded_model(pack, load_backbone(name), name, pack_path)
@@ -106,7 +111,13 @@ def export_pack(pack_path: Path, backbone: str | None, target: Target, clips_lis
         "prompt_tokens": {str(block): tokens for block, tokens in pack.tokens.items()},
     }
     clips = load_clips(clips_list, pack.clip, count)
-    return export_model(model, out, target, clips=clips, clip=pack.clip, labels=pack.labels, facts=facts)
+    for target in targets:
+        print(f"tracing {pack_path} for {target.name} ({target.precision}, opset {target.opset})", file=sys.stderr)
+        directory = out / target.name
+        yield (
+            directory,
+            export_model(model, directory, target, clips=clips, clip=pack.clip, labels=pack.labels, facts=facts),
+        )
 
 
 def load_clips(path: Path, spec: ClipSpec, count: int) -> np.ndarray:
@@ -128,11 +139,10 @@ def main() -> None:
     )
     parser.add_argument("--json", action="store_true", help="print the sidecars as JSON lines")
     args = parser.parse_args()
-    for target in [load_target(path) for path in args.target]:
-        out = (args.out or args.pack.parent / "export") / target.name
-        print(f"tracing {args.pack} for {target.name} ({target.precision}, opset {target.opset})", file=sys.stderr)
-        sidecar = export_pack(args.pack, args.backbone, target, args.clips, args.count, out)
-        print(json.dumps(sidecar) if args.json else _summary(out, sidecar))
+    targets = [load_target(path) for path in args.target]
+    out = args.out or args.pack.parent / "export"
+    for directory, sidecar in export_pack(args.pack, args.backbone, targets, args.clips, args.count, out):
+        print(json.dumps(sidecar) if args.json else _summary(directory, sidecar))
 
 
 def _summary(out: Path, sidecar: dict[str, Any]) -> str:

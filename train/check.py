@@ -11,9 +11,10 @@ from typing import Any
 
 from tqdm import tqdm
 
-from apt_edge.errors import ConfigError, VideoError
+from apt_edge.errors import VideoError
 from apt_edge.video.decode import VideoInfo, verify
 from apt_edge.video.lists import Item, read_labels, read_list
+from train.data import read_items
 
 
 def check_list(path: str | Path) -> dict[str, Any]:
@@ -30,8 +31,7 @@ def check_list(path: str | Path) -> dict[str, Any]:
         ConfigError: the list does not parse, or a class number has no name.
     """
     path = Path(path)
-    items = read_list(path)
-    names = _names(path, items)
+    items, names = _items_and_names(path)
     # Threads do: FFmpeg decodes without the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(tqdm(pool.map(_verify, items), total=len(items), desc="decoding", unit="clip", disable=None))
@@ -66,19 +66,14 @@ def describe(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _names(path: Path, items: list[Item]) -> dict[int, str]:
-    """Class number -> name, every class of labels.txt and every class that occurs."""
+def _items_and_names(path: Path) -> tuple[list[Item], dict[int, str]]:
+    """The list, and the name of every class of labels.txt, or of every class that occurs when there is none."""
     file = path.parent / "labels.txt"
-    if not file.exists():
-        return {label: str(label) for label in sorted({item.label for item in items})}
-    labels = read_labels(file)
-    if (worst := max(items, key=lambda item: item.label)).label >= len(labels):
-        raise ConfigError(
-            f"{path} gives {worst.path.name} the class {worst.label}",
-            found=f"{len(labels)} names in {file}",
-            fix="classes count from 0: correct the list or add the name",
-        )
-    return dict(enumerate(labels))
+    if file.exists():
+        labels = read_labels(file)
+        return read_items(path, labels), dict(enumerate(labels))
+    items = read_list(path)
+    return items, {label: str(label) for label in sorted({item.label for item in items})}
 
 
 def _verify(item: Item) -> VideoInfo | str:

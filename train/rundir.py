@@ -13,6 +13,7 @@ from pathlib import Path
 import torch
 
 from apt_edge.errors import ConfigError
+from apt_edge.files import replace_directory
 
 PACKAGES = ("apt-edge", "torch", "numpy", "av", "safetensors")
 
@@ -39,19 +40,10 @@ def run_folder(out: Path, resume: bool) -> Iterator[Path]:
     try:
         yield partial
         checkpoint.unlink(missing_ok=True)
-        _replace(partial, out)
+        replace_directory(partial, out)
     finally:
         if not checkpoint.is_file():
             shutil.rmtree(partial, ignore_errors=True)
-
-
-def _replace(partial: Path, out: Path) -> None:
-    old = out.with_name(f".{out.name}.old.tmp")
-    shutil.rmtree(old, ignore_errors=True)
-    if out.exists():
-        os.replace(out, old)
-    os.replace(partial, out)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def environment(device: torch.device) -> dict[str, object]:

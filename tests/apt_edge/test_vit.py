@@ -144,9 +144,7 @@ def test_there_is_one_attention_in_the_project():
         if path.relative_to(ROOT).parts[0] not in ("apt_edge", "train", "export", "bench"):
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
-            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-                if node.func.attr == "scaled_dot_product_attention":
-                    calls.append(path.relative_to(ROOT).as_posix())
-                if node.func.attr == "softmax" and path.name not in ("evaluate.py",):
-                    calls.append(path.relative_to(ROOT).as_posix())
-    assert [c for c in calls if c.startswith("apt_edge/")] == ["apt_edge/backbone/vit.py"]
+            called = node.func if isinstance(node, ast.Call) else None
+            if isinstance(called, ast.Attribute) and called.attr in ("scaled_dot_product_attention", "softmax"):
+                calls.append(path.relative_to(ROOT).as_posix())
+    assert calls == ["apt_edge/backbone/vit.py"]
