@@ -44,6 +44,8 @@ class PromptPack:
 
     Attributes:
         kv: constants of each prompted block.
+        form: how the backbone is changed by what could not be folded (`backbone.forms`); empty when it is not.
+        changes: float32 tensors of that form, named `override.*` or `module.*`.
         head: `norm.weight`, `norm.bias` `[C]`, `weight` `[K, C]`, `bias` `[K]`, float32.
         method: name of the method that was trained, and `settings` its arguments; nothing after training reads them.
         clip: the input contract.
@@ -62,6 +64,8 @@ class PromptPack:
     backbone: BackboneRef
     trainable_parameters: int
     training: Mapping[str, Any] = field(default_factory=dict)
+    form: str = ""
+    changes: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         missing = [name for name in HEAD_TENSORS if name not in self.head]
@@ -90,13 +94,14 @@ class PromptPack:
 
     def save(self, path: str | Path) -> None:
         """Write one safetensors file, whole or not at all."""
-        tensors = {f"head.{name}": array for name, array in self.head.items()}
+        tensors = {f"head.{name}": array for name, array in self.head.items()} | dict(self.changes)
         for block, (key, value) in self.kv.items():
             tensors |= {f"kv.{block}.key": key, f"kv.{block}.value": value}
         tensors = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
         header = {
             "format": FORMAT,
             "method": self.method,
+            "form": self.form,
             "settings": json.dumps(dict(self.settings)),
             "clip": self.clip.to_json(),
             "labels": json.dumps(list(self.labels)),
@@ -134,6 +139,8 @@ class PromptPack:
                 backbone=BackboneRef(header["backbone.name"], header["backbone.sha256"]),
                 trainable_parameters=int(header["trainable_parameters"]),
                 training=json.loads(header["training"]),
+                form=header.get("form", ""),
+                changes={name: tensors[name] for name in tensors if name.startswith(("override.", "module."))},
             )
         except (KeyError, ValueError) as error:
             raise PackError(f"{path} lacks a part of a pack", found=str(error), fix="write it again") from None

@@ -89,4 +89,4 @@ class CachedViews:
 
     def logits(self, model: TunedModel, tokens_BNC: Tensor) -> Tensor:
         """Logits `[B, classes]`."""
-        return model.forward_prefix(tokens_BNC)
+        return model(tokens_BNC, from_prefix=True)

@@ -1,4 +1,4 @@
-"""A backbone with a pack's constants: the model after training, whatever method made the pack."""
+"""A backbone with a pack's constants and changes: the model after training, whatever method made the pack."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from apt_edge.backbone.checkpoints import backbone_hash
+from apt_edge.backbone.forms import changed
 from apt_edge.backbone.vit import ExtraKV, Head, Vit
 from apt_edge.errors import PackError
 from apt_edge.pack import PromptPack
@@ -18,7 +19,7 @@ class FoldedModel(nn.Module):
     """Clips to logits with constant extra keys and values.
 
     Args:
-        vit: the frozen backbone.
+        vit: the frozen backbone, changed where the method does not fold.
         head: the tuned head.
         extra: constants `[1, h, n, d]` of each prompted block.
     """
@@ -26,9 +27,9 @@ class FoldedModel(nn.Module):
     def __init__(self, vit: Vit, head: Head, extra: Mapping[int, ExtraKV]) -> None:
         super().__init__()
         self.vit, self.head, self.prompted = vit, head, sorted(extra)
-        for block, (key, value) in extra.items():  # buffers: they follow the model to another device or type
-            self.register_buffer(f"key_{block}", key)
-            self.register_buffer(f"value_{block}", value)
+        for block, kv in extra.items():  # buffers: they follow the model to another device or type
+            self.register_buffer(f"key_{block}", kv.key)
+            self.register_buffer(f"value_{block}", kv.value)
 
     @property
     def extra(self) -> dict[int, ExtraKV]:
@@ -64,4 +65,5 @@ def folded_model(pack: PromptPack, vit: Vit, name: str = "the backbone", pack_pa
             "linear.bias": torch.from_numpy(pack.head["bias"]),
         }
     )
+    vit = changed(vit, pack.form, {name: torch.from_numpy(array) for name, array in pack.changes.items()})
     return FoldedModel(vit, head.requires_grad_(False), extra).eval()

@@ -19,10 +19,14 @@ from apt_edge.errors import ConfigError
 
 
 class ExtraKV(NamedTuple):
-    """Keys and values that one block's queries attend to beside the video's own; both `[1|B, 1|H, T, D]`."""
+    """Keys and values that one block's queries attend to beside the video's own; all `[1|B, 1|H, T, D]`.
+
+    With `query`, the T tokens ask too: their rows of the output stand after the video's.
+    """
 
     key: Tensor
     value: Tensor
+    query: Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -104,12 +108,14 @@ class Attention(nn.Module):
         return query, key, value
 
     def forward(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
-        """Attend; `extra` keys and values stand after the video's own and are never updated."""
+        """Attend; `extra` keys and values (and queries) stand after the video's own."""
         query, key, value = self.project(x_BNC)
         if extra is not None:
             shape = (key.shape[0], self.heads, -1, -1)
             key = torch.cat([key, extra.key.expand(shape)], dim=2)
             value = torch.cat([value, extra.value.expand(shape)], dim=2)
+            if extra.query is not None:
+                query = torch.cat([query, extra.query.expand(shape)], dim=2)
         # The scale goes on the query before the product: TensorRT's condition for a fused attention.
         mixed_BHND = F.scaled_dot_product_attention(query * self.scale, key, value, scale=1.0)
         return self.proj(mixed_BHND.transpose(1, 2).flatten(2))
@@ -129,7 +135,11 @@ class Block(nn.Module):
 
     def forward(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
         x_BNC = x_BNC + self.attn(self.norm1(x_BNC), extra)
-        return x_BNC + self.fc2(F.gelu(self.fc1(self.norm2(x_BNC))))
+        return x_BNC + self.mlp(x_BNC)
+
+    def mlp(self, x_BNC: Tensor) -> Tensor:
+        """The second half, norm included, residual not."""
+        return self.fc2(F.gelu(self.fc1(self.norm2(x_BNC))))
 
 
 class Vit(nn.Module):
@@ -190,6 +200,10 @@ class Head(nn.Module):
         """Returns logits `[B, classes]`."""
         dtype = torch.promote_types(x_BNC.dtype, torch.float32)
         return self.linear(self.norm(x_BNC.to(dtype).mean(dim=1)))
+
+    def folded(self) -> Head:
+        """The head after training: norm and linear classifier alone."""
+        return self
 
 
 def sincos_positions(tokens: int, width: int) -> Tensor:

@@ -1,24 +1,58 @@
-"""What every tuning method is: parameters while training, constants afterwards.
+"""What every tuning method is: parameters while training, a cheaper exact form afterwards.
 
-Shapes: L blocks, T prompt tokens, H heads, D head width, C width.
+Shapes: B batch, N video tokens, T prompt tokens, L blocks, H heads, D head width, C width.
 """
 
 from __future__ import annotations
 
-import torch
-from torch import nn
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from apt_edge.backbone.vit import ExtraKV, Vit, VitConfig
+import torch
+from torch import Tensor, nn
+
+from apt_edge.backbone.vit import ExtraKV, Head, Vit, VitConfig
 from apt_edge.errors import ConfigError
 
 
+@dataclass(frozen=True)
+class Deployed:
+    """A method after training.
+
+    Attributes:
+        kv: constant keys and values `[1, h, T, D]` of each prompted block.
+        form: how the backbone is changed, a key of `backbone.forms.FORMS`; empty when it is not.
+        changes: the tensors of that form.
+    """
+
+    kv: Mapping[int, ExtraKV] = field(default_factory=dict)
+    form: str = ""
+    changes: Mapping[str, Tensor] = field(default_factory=dict)
+
+
 class Method(nn.Module):
-    """A way of parameterising the extra keys and values of each block.
+    """A way of tuning a frozen backbone.
+
+    A method that folds gives `extra`. One that does not sets `folds = False` and gives `run` and `deploy`.
 
     Args:
         config: sizes of the backbone that the method is made for.
-        blocks: the prompted blocks.
+        blocks: the blocks that it changes; empty for none.
+
+    Attributes:
+        folds: the trained method becomes constant keys and values.
+        deployment: the exact form that reaches the device, in a sentence.
+        tunes_backbone: the backbone's own weights are trained.
+        undecayed: parameters that weight decay would harm, beside vectors and biases.
+        first_block: blocks below it see nothing of the method.
     """
+
+    folds: ClassVar[bool] = True
+    deployment: ClassVar[str] = "constant keys and values in the prompted blocks"
+    tunes_backbone: ClassVar[bool] = False
+    undecayed: ClassVar[frozenset[str]] = frozenset()
 
     def __init__(self, config: VitConfig, blocks: range) -> None:
         super().__init__()
@@ -27,22 +61,68 @@ class Method(nn.Module):
                 f"blocks {blocks.start} to {blocks.stop - 1} are not blocks of this backbone",
                 fix=f"choose within 0 to {config.depth - 1}",
             )
+        self.config = config
         self.blocks = blocks
         self.first_block = blocks.start if blocks else config.depth
+
+    def run(self, vit: Vit, x_BNC: Tensor) -> Tensor:
+        """Blocks `first_block` to the last one; returns the rows that the head averages, differentiable."""
+        return vit.run_blocks(x_BNC, self.extra(vit), start=self.first_block)
 
     def extra(self, vit: Vit) -> dict[int, ExtraKV]:
         """Extra keys and values of each prompted block, differentiable in the method's parameters."""
         raise NotImplementedError
 
     def fold(self, vit: Vit) -> dict[int, ExtraKV]:
-        """The constants that this method becomes after training: no dropout, scales multiplied in, no gradient."""
-        was_training = self.training
-        self.eval()
-        try:
-            with torch.no_grad():
-                return {block: ExtraKV(*(t.clone() for t in kv)) for block, kv in self.extra(vit).items()}
-        finally:
-            self.train(was_training)
+        """The constants that this method becomes after training: no dropout, scales multiplied in, no gradient.
+
+        Raises:
+            ConfigError: the method does not fold; the message says why and what is exported instead.
+        """
+        if not self.folds:
+            raise ConfigError(f"{type(self).__name__} does not fold into constant keys and values: {self.why_not()}")
+        with evaluating(self):
+            return {block: ExtraKV(kv.key.clone(), kv.value.clone()) for block, kv in self.extra(vit).items()}
+
+    def why_not(self) -> str:
+        """Why the method does not fold, and what is exported instead."""
+        return f"it is exported as {self.deployment}"
+
+    def deploy(self, vit: Vit) -> Deployed:
+        """The cheapest exact form after training."""
+        return Deployed(kv=self.fold(vit))
+
+    def make_head(self, classes: int) -> Head:
+        """The head that is trained with this method."""
+        return Head(self.config.width, classes, eps=self.config.eps)
+
+    def rate_factor(self, name: str) -> float:
+        """Factor on the learning rate of one trained tensor, by its name in `TunedModel`."""
+        return 1.0
+
+    def health(self) -> dict[str, float]:
+        """Figures about the trained parameters that a user should see; they go into the pack."""
+        return {}
+
+    def parameter_count(self) -> int:
+        """Trained numbers in closed form, without the head's."""
+        raise NotImplementedError
+
+    def added_macs(self, deployed: bool) -> int:
+        """MACs of one clip beyond the bare backbone's, as trained or as deployed (`methods.cost` counts the rest)."""
+        raise NotImplementedError
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients within the block; the module's mode is put back."""
+    was_training = module.training
+    module.eval()
+    try:
+        with torch.no_grad():
+            yield
+    finally:
+        module.train(was_training)
 
 
 def prompt_range(config: VitConfig, start: int, end: int | None) -> range:

@@ -121,5 +121,5 @@ def test_cached_prefix_gives_the_same_logits(tiny_vit, tiny_clips):
     clip = torch.from_numpy(tiny_clips)
     for name, settings in [("apt", {"tokens": 4, "start": 1}), ("linear", {})]:
         model = tiny_model(tiny_vit, name, **settings)
-        assert torch.allclose(model.forward_prefix(model.prefix(clip)), model(clip), atol=1e-6)
+        assert torch.allclose(model(model.prefix(clip), from_prefix=True), model(clip), atol=1e-6)
         assert not model.prefix(clip).requires_grad

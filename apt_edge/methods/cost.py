@@ -1,0 +1,39 @@
+"""What a backbone costs before anything runs, in closed form; each method states what it adds.
+
+Counting convention: fvcore's, which the papers call FLOPs - every product of a convolution, a linear layer or a matrix
+product is one MAC, LayerNorm counts 5 per element, softmax, GELU, additions and means count nothing.
+Letters: N video tokens, T prompt tokens, L blocks, C width, K classes.
+"""
+
+from __future__ import annotations
+
+from apt_edge.backbone.vit import VitConfig
+
+LAYER_NORM = 5  # fvcore's rough count per element of a LayerNorm with weight and bias
+
+
+def backbone_macs(config: VitConfig) -> int:
+    """MACs of one clip through the bare backbone, without the head."""
+    embed = config.tokens * config.width * 3 * config.tubelet * config.patch**2
+    return embed + config.depth * block_macs(config, config.tokens, config.tokens)
+
+
+def block_macs(config: VitConfig, rows: int, keys: int) -> int:
+    """One block on `rows` tokens that attend to `keys` keys; keys beyond the rows are given and cost no projection."""
+    linear = (4 + 2 * config.mlp_ratio) * rows * config.width**2
+    return linear + attention_macs(config, rows, keys) + 2 * LAYER_NORM * rows * config.width
+
+
+def attention_macs(config: VitConfig, rows: int, keys: int) -> int:
+    """The two products of one attention."""
+    return 2 * rows * keys * config.width
+
+
+def head_macs(config: VitConfig, classes: int) -> int:
+    """Pooled norm and classifier, after folding."""
+    return LAYER_NORM * config.width + classes * config.width
+
+
+def head_parameters(config: VitConfig, classes: int) -> int:
+    """Trained numbers of the head: norm, classifier and its bias."""
+    return 2 * config.width + classes * config.width + classes
