@@ -16,7 +16,8 @@ from typing import Any
 from apt_edge.errors import ConfigError, ModelError, run_tool
 from apt_edge.files import write_json
 from apt_edge.runtime.model_dir import ModelDir
-from bench.rows import ROWS, SUMMARY, SUMMARY_COLUMNS, Row, markdown_table, read_rows
+from apt_edge.tables import Row, markdown_table
+from bench.rows import ROWS, SUMMARY, SUMMARY_COLUMNS, read_rows
 
 COPIED = (
     "gmacs", "gmacs_ratio", "latency_ms_median", "latency_ms_p90", "latency_ms_p99",

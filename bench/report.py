@@ -10,8 +10,9 @@ import jinja2
 
 from apt_edge.errors import run_tool
 from apt_edge.files import atomic
+from apt_edge.tables import Row, cells, markdown_table
 from bench import plots
-from bench.rows import BENCH_COLUMNS, ROWS, SUMMARY, SUMMARY_COLUMNS, Row, cells, markdown_table, read_rows
+from bench.rows import BENCH_COLUMNS, ROWS, SUMMARY, SUMMARY_COLUMNS, read_rows
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 
@@ -65,7 +66,7 @@ def write_report(run: Path, out: Path) -> str:
     with atomic(out) as temporary:
         temporary.write_text(html, encoding="utf-8")
     tables = [markdown_table(summary, SUMMARY_COLUMNS)] if summary else []
-    return "\n\n".join([*tables, markdown_table(rows)])
+    return "\n\n".join([*tables, markdown_table(rows, BENCH_COLUMNS)])
 
 
 def _headline(rows: list[Row]) -> str:

@@ -1,20 +1,16 @@
-"""The results of a benchmark on disk and as a Markdown table."""
+"""The results of a benchmark on disk, and the columns that tables show."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from apt_edge.errors import ConfigError
+from apt_edge.tables import MISSING, Column, Row, number
 
 ROWS, SUMMARY = "rows.json", "summary.json"
-
-MISSING = "-"
-
-Row = dict[str, Any]
-Column = Callable[[Mapping[str, Any]], str]
 
 
 def read_rows(path: Path, fix: str = "run bench.run first") -> list[Row]:
@@ -28,11 +24,6 @@ def read_rows(path: Path, fix: str = "run bench.run first") -> list[Row]:
     if not isinstance(rows, list) or not rows or not all(isinstance(row, dict) for row in rows):
         raise ConfigError(f"{path} is not a list of rows", fix=fix)
     return rows
-
-
-def number(key: str, form: str) -> Column:
-    """A column that formats `row[key]`, and shows a dash where there is no value."""
-    return lambda row: MISSING if row.get(key) is None else format(row[key], form)
 
 
 def interval(row: Mapping[str, Any]) -> str:
@@ -70,23 +61,3 @@ SUMMARY_COLUMNS: dict[str, Column] = {
     "parity FP32": number("parity_max_abs", ".1e"),
     "parity FP16": number("parity_max_abs_float16", ".1e"),
 }
-
-
-def cells(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column]) -> tuple[list[str], list[list[str]]]:
-    """Column titles and formatted cells; a column that has no value in any row is left out."""
-    table = {title: [column(row) for row in rows] for title, column in columns.items()}
-    titles = [title for title, texts in table.items() if any(text != MISSING for text in texts)]
-    return titles, [[table[title][index] for title in titles] for index in range(len(rows))]
-
-
-def markdown_table(rows: Sequence[Mapping[str, Any]], columns: Mapping[str, Column] = BENCH_COLUMNS) -> str:
-    """The rows as a Markdown table whose source is aligned."""
-    titles, body = cells(rows, columns)
-    widths = [max(len(line[index]) for line in [titles, *body]) for index in range(len(titles))]
-
-    def line(texts: Sequence[str]) -> str:
-        first, *others = (text.ljust(width) for text, width in zip(texts, widths, strict=True))
-        return "| " + " | ".join([first, *(text.strip().rjust(len(text)) for text in others)]) + " |"
-
-    rule = "|" + "|".join(["-" * (widths[0] + 2), *("-" * (width + 1) + ":" for width in widths[1:])]) + "|"
-    return "\n".join([line(titles), rule, *map(line, body)])

@@ -21,10 +21,11 @@ from apt_edge.files import write_json
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.ort import OrtSession
 from apt_edge.runtime.timing import measure_interleaved, paired_ratio, summarise, verdict
+from apt_edge.tables import Row, markdown_table
 from bench.build import build, build_unfolded, random_clips
 from bench.environment import environment
 from bench.graph import graph_macs
-from bench.rows import ROWS, Row, interval, markdown_table
+from bench.rows import BENCH_COLUMNS, ROWS, interval
 from bench.suite import Contender, Suite
 from export.to_onnx import load_clips
 
@@ -169,7 +170,7 @@ def main() -> None:
     args = parser.parse_args()
     suite = load_toml(args.suite, Suite, args.set)
     rows = run_suite(suite, args.out or RUNS / suite.name)
-    print(json.dumps(rows, indent=2) if args.json else markdown_table(rows))
+    print(json.dumps(rows, indent=2) if args.json else markdown_table(rows, BENCH_COLUMNS))
     check_gmacs(suite, rows)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import atomic, write_json
-from bench.rows import Column, Row, markdown_table, number
+from apt_edge.tables import Column, Row, markdown_table, number
 
 # Two-sided 95 % points of Student's t for 1, 2, ... degrees of freedom.
 STUDENT_T = (12.71, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262)

@@ -13,9 +13,10 @@ import pytest
 
 from apt_edge.errors import ConfigError, ModelError
 from apt_edge.files import sha256, write_json
+from apt_edge.tables import markdown_table
 from bench.demo import MethodFiles, summarise_methods
 from bench.report import render, write_report
-from bench.rows import SUMMARY_COLUMNS, markdown_table
+from bench.rows import BENCH_COLUMNS, SUMMARY_COLUMNS
 
 
 def row(name: str, ratio: float, **changes: Any) -> dict[str, Any]:
@@ -83,12 +84,12 @@ def summary_row(method: str, **changes: Any) -> dict[str, Any]:
 
 
 def test_markdown() -> None:
-    lines = markdown_table([row("none", 1.0), row("APT", 1.25, accuracy=0.5)]).splitlines()
+    lines = markdown_table([row("none", 1.0), row("APT", 1.25, accuracy=0.5)], BENCH_COLUMNS).splitlines()
     assert len({len(line) for line in lines}) == 1
     assert "| 1,234 |" in re.sub(" +", " ", lines[2])
     assert lines[2].startswith("| none ")
     assert lines[3].endswith(" 50.0% |")
-    assert "accuracy" not in markdown_table([row("none", 1.0)])
+    assert "accuracy" not in markdown_table([row("none", 1.0)], BENCH_COLUMNS)
     assert "70.0%" in markdown_table([summary_row("apt")], SUMMARY_COLUMNS)
 
 
