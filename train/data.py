@@ -17,11 +17,9 @@ from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 from apt_edge.clip import ClipSpec
 from apt_edge.errors import AptEdgeError, ConfigError
 from apt_edge.methods.tuned import TunedModel
-from apt_edge.video.decode import probe, read_frames
 from apt_edge.video.lists import Item, read_list
 from apt_edge.video.load import load_clip
-from apt_edge.video.preprocess import normalise, short_side_crop
-from apt_edge.video.sampling import clip_indices
+from train.augment import augmented_views
 from train.recipe import Augment
 
 Key = tuple[int, tuple[int, ...]]  # (clip, draws): a draw is a view or an epoch
@@ -69,28 +67,6 @@ class Clips(Dataset[Sample | AptEdgeError]):
         except AptEdgeError as error:
             return error
         return Sample(torch.from_numpy(np.stack(views)), torch.tensor(item.label), torch.tensor(index))
-
-
-def augmented_views(
-    path: Path, spec: ClipSpec, augment: Augment, rngs: Sequence[np.random.Generator]
-) -> list[np.ndarray]:
-    """Random frames, crop, brightness and flip, once for each `rng` and all from one decoding of the video.
-
-    Returns float32 `[C, T, S, S]` arrays; raises VideoError.
-    """
-    count = probe(path).frames
-    frames = read_frames(path, np.concatenate([clip_indices(count, spec, rng) for rng in rngs]))
-    return [_augment(part, spec, augment, rng) for part, rng in zip(np.split(frames, len(rngs)), rngs, strict=True)]
-
-
-def _augment(frames: np.ndarray, spec: ClipSpec, augment: Augment, rng: np.random.Generator) -> np.ndarray:
-    frames = short_side_crop(frames, spec, (rng.uniform(*augment.scale), rng.random(), rng.random()))
-    if augment.brightness:
-        gain = np.float32(1 + augment.brightness * rng.uniform(-1, 1))
-        frames = np.clip(frames * gain + np.float32(0.5), 0, 255).astype(np.uint8)
-    if augment.hflip and rng.random() < 0.5:
-        frames = frames[:, :, ::-1]
-    return normalise(frames, spec)
 
 
 def read_items(path: str | Path, labels: Sequence[str]) -> list[Item]:

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError, create_model, field_validator, mode
 from apt_edge.clip import IMAGENET_MEAN, IMAGENET_STD, ClipSpec
 from apt_edge.config import Strict
 from apt_edge.methods import METHODS
+from train.randaug import parse_randaug
 
 # TOML has arrays and no tuples: the length is checked, the container is converted.
 Pair = Annotated[tuple[float, float], Field(strict=False)]
@@ -78,27 +79,48 @@ class Optim(Strict):
 
 
 class Augment(Strict):
-    """Random changes of the training clips, one draw a clip so that all its frames agree.
+    """Random changes of the training clips, one draw a clip so that all its frames agree. See `train.augment`.
 
     Attributes:
         views: augmented views of each clip whose frozen prefix is computed once and kept in memory; each epoch draws
             one of them. 0 keeps nothing and augments freshly in every epoch, through the whole model.
-        scale: range of the square crop's side, as a part of the frame's shorter side.
+        num_sample: draws of each video in one step (repeated augmentation); a step has batch * num_sample clips.
+        randaug: RandAugment as video recipes write it, rand-m4-n2-mstd0.2-inc1; empty for none.
+        scale: range of the random resized crop's area, as a part of the frame's.
+        ratio: range of the crop's width / height.
         brightness: largest relative change of brightness.
         hflip: mirror half of the clips. Wrong wherever left and right make the class.
     """
 
     views: int = Field(default=0, ge=0, le=1000)
-    scale: Pair = (0.6, 1.0)
+    num_sample: int = Field(default=1, ge=1, le=64)
+    randaug: str = ""
+    scale: Pair = (0.08, 1.0)
+    ratio: Pair = (0.75, 4 / 3)
     brightness: float = Field(default=0.0, ge=0, lt=1)
     hflip: bool = False
 
-    @field_validator("scale")
+    @field_validator("randaug")
     @classmethod
-    def _scale_in_range(cls, scale: Pair) -> Pair:
-        if not 0 < scale[0] <= scale[1] <= 1:
-            raise ValueError("must be two rising numbers above 0 and up to 1")
-        return scale
+    def _randaug_reads(cls, randaug: str) -> str:
+        if randaug:
+            parse_randaug(randaug)
+        return randaug
+
+    @field_validator("scale", "ratio")
+    @classmethod
+    def _rising(cls, pair: Pair) -> Pair:
+        if not 0 < pair[0] <= pair[1]:
+            raise ValueError(f"must be two rising numbers above 0, not {list(pair)}")
+        return pair
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Augment:
+        if self.scale[1] > 1:
+            raise ValueError(f"scale must end at 1, the whole frame's area, or below, not at {self.scale[1]:g}")
+        if 0 < self.views < self.num_sample:
+            raise ValueError(f"num_sample {self.num_sample} draws need as many kept views, and there are {self.views}")
+        return self
 
 
 class Cache(Strict):
