@@ -31,7 +31,7 @@ def save_curves(history: Sequence[EpochRecord], title: str, path: Path) -> None:
         axes.grid(alpha=0.3)
         axes.legend()
     figure.suptitle(title)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
 def save_confusion(confusion_KK: np.ndarray, labels: Sequence[str], path: Path) -> None:
@@ -47,9 +47,10 @@ def save_confusion(confusion_KK: np.ndarray, labels: Sequence[str], path: Path) 
     if classes <= 60:  # more names cannot be read
         axes.set_xticks(range(classes), labels, rotation=90)
         axes.set_yticks(range(classes), labels)
-    _save(figure, path)
+    save_figure(figure, path)
 
 
-def _save(figure: Figure, path: Path) -> None:
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write a figure as PNG."""
     with atomic(path) as temporary:
         figure.savefig(temporary, format="png", dpi=120)
