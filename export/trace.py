@@ -18,6 +18,7 @@ import torch
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
+from apt_edge.backbone.blocks import EnteringBlock
 from apt_edge.backbone.folded import FoldedModel
 from apt_edge.backbone.vit import ExtraKV, LayerNorm, Vit
 
@@ -64,7 +65,10 @@ def scaled_queries(vit: Vit) -> Vit:
     """A copy whose attention scale is multiplied into the query weights: exact when D is a power of 4, as 64 is."""
     vit = copy.deepcopy(vit)
     for index in range(vit.config.depth):
-        attention = vit.block(index).attn
+        block = vit.block(index)
+        attention = block.attn
+        if isinstance(block, EnteringBlock):  # its queries were projected before
+            block.get_buffer("query").mul_(attention.scale)
         attention.qkv.weight.data[: vit.config.width] *= attention.scale
         attention.q_bias.data *= attention.scale
         attention.scale = 1.0

@@ -102,14 +102,20 @@ class Attention(nn.Module):
     def project(self, x_BNC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values `[B, H, N, D]` of normalised tokens; the key bias is zero."""
         bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
-        qkv = F.linear(x_BNC, self.qkv.weight, bias)
-        batch, tokens, _ = x_BNC.shape
-        query, key, value = qkv.reshape(batch, tokens, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        query, key, value = self.split(F.linear(x_BNC, self.qkv.weight, bias), 3)
         return query, key, value
+
+    def split(self, joint_BNC: Tensor, parts: int) -> Tensor:
+        """Projections that lie side by side, `[B, N, parts * C]`, as `[parts, B, H, N, D]`."""
+        batch, tokens, _ = joint_BNC.shape
+        return joint_BNC.reshape(batch, tokens, parts, self.heads, -1).permute(2, 0, 3, 1, 4)
 
     def forward(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
         """Attend; `extra` keys and values (and queries) stand after the video's own."""
-        query, key, value = self.project(x_BNC)
+        return self.attend(*self.project(x_BNC), extra)
+
+    def attend(self, query: Tensor, key: Tensor, value: Tensor, extra: ExtraKV | None = None) -> Tensor:
+        """The output projection of softmax(q k) v, from what `project` gives."""
         if extra is not None:
             shape = (key.shape[0], self.heads, -1, -1)
             key = torch.cat([key, extra.key.expand(shape)], dim=2)

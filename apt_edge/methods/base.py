@@ -42,15 +42,17 @@ class Method(nn.Module):
         blocks: the blocks that it changes; empty for none.
 
     Attributes:
-        folds: the trained method becomes constant keys and values.
+        folds: the trained method becomes constant keys and values; may depend on the settings.
+        reason: why the method does not fold, if it does not.
         deployment: the exact form that reaches the device, in a sentence.
         tunes_backbone: the backbone's own weights are trained.
         undecayed: parameters that weight decay would harm, beside vectors and biases.
         first_block: blocks below it see nothing of the method.
     """
 
-    folds: ClassVar[bool] = True
-    deployment: ClassVar[str] = "constant keys and values in the prompted blocks"
+    folds: bool = True
+    reason: str = ""
+    deployment: str = "constant keys and values in the prompted blocks"
     tunes_backbone: ClassVar[bool] = False
     undecayed: ClassVar[frozenset[str]] = frozenset()
 
@@ -81,12 +83,15 @@ class Method(nn.Module):
         """
         if not self.folds:
             raise ConfigError(f"{type(self).__name__} does not fold into constant keys and values: {self.why_not()}")
+        return self._constants(vit)
+
+    def _constants(self, vit: Vit) -> dict[int, ExtraKV]:
         with evaluating(self):
             return {block: ExtraKV(kv.key.clone(), kv.value.clone()) for block, kv in self.extra(vit).items()}
 
     def why_not(self) -> str:
         """Why the method does not fold, and what is exported instead."""
-        return f"it is exported as {self.deployment}"
+        return f"{self.reason}; it is exported as {self.deployment}"
 
     def deploy(self, vit: Vit) -> Deployed:
         """The cheapest exact form after training."""
@@ -109,7 +114,7 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def added_macs(self, deployed: bool) -> int:
-        """MACs of one clip beyond the bare backbone's, as trained or as deployed (`methods.cost` counts the rest)."""
+        """MACs of one clip beyond the bare backbone's, as published or as deployed (`methods.cost` counts the rest)."""
         raise NotImplementedError
 
 
@@ -125,9 +130,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
         module.train(was_training)
 
 
-def prompt_range(config: VitConfig, start: int, end: int | None) -> range:
+def block_range(config: VitConfig, start: int, end: int | None) -> range:
     """Blocks `start` to `end`, both inclusive as in the APT paper; `None` stands for the last block."""
     last = config.depth - 1 if end is None else end
     if last < start:
-        raise ConfigError(f"the last prompted block {last} lies before the first one {start}", fix="set start <= end")
+        raise ConfigError(f"the last changed block {last} lies before the first one {start}", fix="set start <= end")
     return range(start, last + 1)
+
+
+def check_count(method: str, what: str, count: int) -> None:
+    """Raises ConfigError unless there is at least one; nothing at all is the method linear."""
+    if count < 1:
+        raise ConfigError(f"{method} needs {what} of at least 1", found=str(count), fix="or use the method linear")

@@ -29,6 +29,31 @@ def attention_macs(config: VitConfig, rows: int, keys: int) -> int:
     return 2 * rows * keys * config.width
 
 
+def token_macs(config: VitConfig, tokens: int) -> int:
+    """What T tokens add to one block that computes everything for them, as for the video's own rows."""
+    video = config.tokens
+    return block_macs(config, video + tokens, video + tokens) - block_macs(config, video, video)
+
+
+def bottleneck_macs(config: VitConfig, rank: int) -> int:
+    """Two linear layers, C to r and back, on the video's rows."""
+    return 2 * config.tokens * config.width * rank
+
+
+def bottleneck_parameters(config: VitConfig, rank: int) -> int:
+    """Trained numbers of two linear layers with biases, C to r and back."""
+    return 2 * config.width * rank + rank + config.width
+
+
+def backbone_parameters(config: VitConfig) -> int:
+    """Numbers of the whole backbone; positions are no weights, a key bias does not exist."""
+    width, hidden = config.width, config.mlp_ratio * config.width
+    embed = 3 * config.tubelet * config.patch**2 * width + width
+    attention = 4 * width**2 + 3 * width
+    mlp = 2 * width * hidden + hidden + width
+    return embed + config.depth * (attention + mlp + 4 * width)
+
+
 def head_macs(config: VitConfig, classes: int) -> int:
     """Pooled norm and classifier, after folding."""
     return LAYER_NORM * config.width + classes * config.width

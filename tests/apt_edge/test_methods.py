@@ -26,7 +26,7 @@ def double(model: TunedModel) -> TunedModel:
 @pytest.mark.parametrize(("start", "end"), RANGES)
 @pytest.mark.parametrize("scale", [0.3, 1.0, 2.5, None])
 def test_apt_folds_without_any_difference(tiny_vit, tiny_clips, start, end, scale):
-    model = double(tiny_model(tiny_vit, "apt", tokens=6, start=start, end=end, reparam=scale is not None))
+    model = double(tiny_model(tiny_vit, "apt", tokens=6, start=start, end=end, reparam="none" if scale is None else "max1"))
     clip = torch.from_numpy(tiny_clips).double()
     if scale is not None:
         model.method.scale.data.fill_(scale)

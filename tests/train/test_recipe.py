@@ -27,7 +27,7 @@ def test_shipped_recipe_is_valid_and_named_as_its_file(path: Path) -> None:
 
 
 def test_defaults_of_the_method_are_filled_in(task: Task) -> None:
-    expected = {"name": "apt", "tokens": 6, "start": 1, "end": None, "dropout": 0.1, "reparam": True}
+    expected = {"name": "apt", "tokens": 6, "start": 1, "end": None, "dropout": 0.1, "reparam": "max1"}
     assert task.recipe().method == expected
 
 
@@ -44,7 +44,7 @@ def test_resolved_recipe_reads_back_equal(task: Task, tmp_path: Path, overrides:
         ("optim.promt_lr=0.1", "did you mean prompt_lr"),
         ("method.token=4", "apt has no setting token, did you mean tokens?"),
         ("method.colour=4", "known: tokens, start, end, dropout, reparam"),
-        ("method={name='linear', tokens=4}", "linear has no setting tokens, known: none"),
+        ("method={name='linear', tokens=4}", "linear has no setting tokens, known: head"),
         ("method.name=atp", "one of apt"),
         ("method.tokens=many", "tokens: Input should be a valid integer"),
         ("method={name='apt'}", "tokens: Field required"),
