@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from apt_edge.backbone.constant_rows import attend_constant_rows, only_prompts_train
 from apt_edge.errors import ConfigError
 
 
@@ -116,6 +117,7 @@ class Attention(nn.Module):
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, extra: ExtraKV | None = None) -> Tensor:
         """The output projection of softmax(q k) v, from what `project` gives."""
+        only_prompts = extra is not None and extra.query is None and only_prompts_train((query, key, value), *extra[:2])
         if extra is not None:
             shape = (key.shape[0], self.heads, -1, -1)
             key = torch.cat([key, extra.key.expand(shape)], dim=2)
@@ -123,7 +125,11 @@ class Attention(nn.Module):
             if extra.query is not None:
                 query = torch.cat([query, extra.query.expand(shape)], dim=2)
         # The scale goes on the query before the product: TensorRT's condition for a fused attention.
-        mixed_BHND = F.scaled_dot_product_attention(query * self.scale, key, value, scale=1.0)
+        query = query * self.scale
+        if extra is not None and only_prompts:
+            mixed_BHND = attend_constant_rows(query, key, value, extra.key, extra.value)
+        else:
+            mixed_BHND = F.scaled_dot_product_attention(query, key, value, scale=1.0)
         return self.proj(mixed_BHND.transpose(1, 2).flatten(2))
 
 
