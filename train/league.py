@@ -1,0 +1,146 @@
+"""Every tuning method under the same rules: `python -m train.league train/recipes/demo-league.toml`.
+
+All contenders get the same clips, views and order for the same seed, and the same evaluation; a page holds what they
+share and what is each one's own. The runs lie in OUT/<contender>-seed-<n>/, and a second call makes only those that are
+missing. `league.md` is the table, `league.json` holds every number, `accuracy.png` shows accuracy against parameters.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from apt_edge.config import load_toml
+from apt_edge.errors import run_tool
+from apt_edge.files import atomic, write_json
+from apt_edge.methods.cost import backbone_macs, head_macs
+from apt_edge.tables import MISSING, Column, Row, markdown_table, number
+from apt_edge.video.lists import read_labels
+from train.campaign import (
+    ACCURACY,
+    FAILED,
+    Campaign,
+    Outcome,
+    Run,
+    add_campaign_arguments,
+    raise_failures,
+    run_all,
+    run_options,
+    summarise_seeds,
+)
+from train.comparison_plots import save_league
+from train.recipe import Recipe
+from train.seeds import paired_difference
+from train.tune import build_model
+
+
+class League(Campaign):
+    """A comparison of methods.
+
+    Attributes:
+        baseline: the contender that the others' accuracies are compared with, seed by seed.
+        common: settings of all runs.
+        contenders: settings of each one, its method and rates among them.
+    """
+
+    baseline: str = "linear"
+    common: dict[str, Any] = Field(default_factory=dict)
+    contenders: dict[str, dict[str, Any]] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _has_baseline(self) -> League:
+        if self.baseline not in self.contenders:
+            raise ValueError(f"the baseline {self.baseline} is none of {', '.join(self.contenders)}")
+        return self
+
+
+def league_runs(league: League, out: Path) -> dict[str, list[Run]]:
+    """The runs of every contender, one a seed, in `out`."""
+    return {
+        name: [league.run(out, f"{name}-seed-{seed}", seed, league.common, settings) for seed in league.seeds]
+        for name, settings in league.contenders.items()
+    }
+
+
+def play(league: League, out: Path, jobs: int = 1, options: Sequence[str] = ()) -> tuple[list[Row], list[Outcome]]:
+    """Make what is missing of a league's runs in `out`; one row a contender, and the outcome of every run.
+
+    Raises:
+        AptEdgeError: the clips cannot be made. Runs that fail are told in their rows.
+    """
+    league.make_clips()
+    runs = league_runs(league, out)
+    outcomes = run_all([run for mine in runs.values() for run in mine], jobs, options)
+    by_run = {outcome.run: outcome for outcome in outcomes}
+    rows = [_row(name, [by_run[run] for run in mine]) for name, mine in runs.items()]
+    baseline = next(row for row in rows if row["method"] == league.baseline)
+    for row in rows:
+        gain = None if row is baseline else paired_difference(row["accuracies"], baseline["accuracies"])
+        row["gain"], row["gain_low"], row["gain_high"] = gain or (None, None, None)
+    return rows, outcomes
+
+
+def _row(name: str, outcomes: Sequence[Outcome]) -> Row:
+    row: Row = {"method": name, **summarise_seeds(outcomes)}
+    run = next((outcome.run for outcome in outcomes if outcome.evaluation), None)
+    if run:  # what is the same under every seed
+        recipe = run.resolve()
+        row["gmacs"] = deployed_gmacs(recipe)
+        row["pack_kb"] = (run.out / "pack.safetensors").stat().st_size / 1000
+        row["environment"] = json.loads((run.out / "environment.json").read_text(encoding="utf-8"))
+        row["recipe"] = recipe.model_dump(mode="json")
+    return row
+
+
+def deployed_gmacs(recipe: Recipe) -> float:
+    """GMACs of one clip through backbone, method and head in the form that reaches the device."""
+    classes = len(read_labels(recipe.data.labels))
+    method = build_model(recipe, classes).method
+    return (backbone_macs(method.config) + method.added_macs(True) + head_macs(method.config, classes)) / 1e9
+
+
+def write_results(league: League, rows: Sequence[Row], folder: Path) -> str:
+    """Write `league.json`, `league.md` and `accuracy.png` into a folder; returns the table."""
+    columns: dict[str, Column] = {
+        "method": lambda row: str(row["method"]),
+        **ACCURACY,
+        f"over {league.baseline}": number("gain", "+.1%"),
+        "95 % interval": lambda row: (
+            MISSING if row["gain"] is None else f"{row['gain_low']:+.1%} to {row['gain_high']:+.1%}"
+        ),
+        "frames shuffled": number("accuracy_shuffled", ".1%"),
+        "trainable": number("trainable_parameters", ","),
+        "GMACs deployed": number("gmacs", ".4g"),
+        "pack, kB": number("pack_kb", ",.0f"),
+        **FAILED,
+    }
+    table = markdown_table(rows, columns)
+    write_json(folder / "league.json", league.model_dump(mode="json") | {"rows": rows})
+    save_league(rows, league.title, folder / "accuracy.png")
+    with atomic(folder / "league.md") as temporary:
+        temporary.write_text(table + "\n", encoding="utf-8")
+    return table
+
+
+def main() -> None:
+    """Parse, play, write, print."""
+    parser = argparse.ArgumentParser(prog="train.league", description=(__doc__ or "").split("\n")[0])
+    parser.add_argument("page", help="a league, see train/recipes/demo-league.toml")
+    parser.add_argument("--out", type=Path, help="folder of the runs, default runs/<page>")
+    add_campaign_arguments(parser)
+    arguments = parser.parse_args()
+    league = load_toml(arguments.page, League)
+    out = arguments.out or Path("runs") / Path(arguments.page).stem
+    rows, outcomes = play(league, out, arguments.jobs, run_options(arguments))
+    table = write_results(league, rows, arguments.publish or out)
+    print(json.dumps(rows, indent=2) if arguments.json else table)
+    raise_failures(outcomes)
+
+
+if __name__ == "__main__":
+    run_tool(main, "train.league")
