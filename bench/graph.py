@@ -18,7 +18,7 @@ Shapes = Mapping[str, tuple[int, ...]]
 LAYER_NORM = 5
 FREE = {
     "Add", "Cast", "Concat", "Constant", "Div", "Erf", "Expand", "Flatten", "Gather", "Gelu", "Identity", "Mul",
-    "Pow", "ReduceMean", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub",
+    "Pow", "ReduceMean", "Relu", "Reshape", "Shape", "Sigmoid", "Slice", "Softmax", "Split", "Sqrt", "Squeeze", "Sub",
     "Tanh", "Tile", "Transpose", "Unsqueeze",
 }  # fmt: skip
 
