@@ -12,6 +12,7 @@ from train.recipe import Recipe
 
 # Prompts live inside a frozen network and need rates far above the usual ones; a head below its rate never catches up.
 SMALL_PROMPT_LR, SMALL_HEAD_LR = 0.1, 0.01
+MANY_DEAD = 0.1  # share of the scales
 
 
 def read_evaluation(folder: str | Path) -> dict[str, Any]:
@@ -35,14 +36,24 @@ def warning(recipe: Recipe, mine: Mapping[str, Any], other: Mapping[str, Any]) -
 
 def _likely_cause(recipe: Recipe, mine: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     optim = recipe.optim
+    rate = f"the rate {optim.method_lr:.3g} (optim.base_lr * batch / {optim.lr_ref_batch})"
     if optim.head_lr < SMALL_HEAD_LR:
-        return f"optim.head_lr {optim.head_lr:g} is too small for the head to settle; 0.05 is a good start"
-    if recipe.settings and optim.prompt_lr < SMALL_PROMPT_LR:
-        return f"optim.prompt_lr {optim.prompt_lr:g} is too small to move the prompts; try 0.1 to 0.3"
+        return f"the head's rate {optim.head_lr:.3g} is too small to settle; set optim.head_base_lr for about 0.05"
+    if "tokens" in recipe.settings and optim.method_lr < SMALL_PROMPT_LR:
+        return f"{rate} is too small to move the prompts; try 0.1 to 0.3"
     if mine["train_loss"] < other["train_loss"]:
         return "it fits the training clips better and generalises worse: more augment.views, or fewer tokens"
     if mine["train_loss"] > mine["best_train_loss"] + 0.05:
-        return f"the loss rose again: optim.prompt_lr {optim.prompt_lr:g} is too large"
+        return f"the loss rose again: {rate} is too large"
+    return f"it has not fitted the training clips: more optim.epochs, or another optim.base_lr than {optim.base_lr:g}"
+
+
+def dead_scales(result: Mapping[str, Any]) -> str:
+    """A message when many of APT's scales have ended below 1, where they have no gradient, else an empty one."""
+    share = result.get("dead_scales", 0.0)
+    if share <= MANY_DEAD:
+        return ""
     return (
-        f"it has not fitted the training clips: more optim.epochs, or another optim.prompt_lr than {optim.prompt_lr:g}"
+        f"{share:.0%} of the prompt scales are below 1, where max(s, 1) has no gradient and they stay\n"
+        "  lower optim.base_lr, switch optim.official_parity off, or set method.reparam = softplus"
     )

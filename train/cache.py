@@ -1,92 +1,189 @@
-"""The frozen prefix in memory: what lies below the first prompted block is computed once for each view of each clip.
+"""The frozen prefix on disk: what lies below the first changed block is computed once for each kept view of each clip.
 
-Shapes: V views, M clips, N tokens, C width, B batch.
+An entry is a folder named by the hash of all that its numbers depend on. It grows in place and is resumed after an
+interruption. Shapes: V views, M clips, N tokens, C width.
 """
 
 from __future__ import annotations
 
+import fcntl
+import hashlib
+import inspect
+import json
+import math
+import os
+import shutil
+import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from accelerate import Accelerator
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from apt_edge.errors import ConfigError
+from apt_edge.backbone import vit as vit_source
+from apt_edge.errors import AptEdgeError, ConfigError
+from apt_edge.files import write_json
 from apt_edge.methods.tuned import TunedModel
-from train.data import Clips, batches, epoch_order, load
+from apt_edge.video import decode, preprocess, sampling
+from train import augment
+from train.data import Clips, Sample, batches, load
+from train.order import FORWARD_BATCH, Key
+from train.recipe import Cache
 
-FORWARD_BATCH = 32
-
-
-def prefix_bytes(model: TunedModel, clips: int, views: int) -> int:
-    """Bytes of the prefixes of `views` views of `clips` clips in float32."""
-    config = model.vit.config
-    tokens = config.tokens if model.method.blocks else 1  # without prompts only the mean is kept
-    return 4 * clips * views * tokens * config.width
+TOKENS, DONE, KEY = "prefix.bin", "done.bin", "key.json"
+SOURCES = (vit_source, decode, preprocess, sampling, augment)  # another version of these makes other numbers
 
 
-def check_budget(model: TunedModel, train_clips: int, views: int, val_clips: int, max_gb: float) -> None:
-    """Raises ConfigError with the estimate when the prefixes would not fit."""
-    gigabytes = (prefix_bytes(model, train_clips, views) + prefix_bytes(model, val_clips, 1)) / 1e9
-    if gigabytes > max_gb:
+class CachedClips(Dataset[Sample]):
+    """Kept prefixes in the place of clips, indexed by `(clip, draws)` like `Clips`.
+
+    Args:
+        tokens_MV: `[M, V, *prefix]`, usually mapped from disk.
+        labels: class of each clip.
+    """
+
+    def __init__(self, tokens_MV: np.ndarray, labels: torch.Tensor) -> None:
+        self.tokens_MV, self.labels = tokens_MV, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, key: Key) -> Sample:
+        clip, draws = key
+        views = torch.from_numpy(self.tokens_MV[clip, list(draws)]).float()
+        return Sample(views, self.labels[clip], torch.tensor(clip))
+
+
+def check_budget(model: TunedModel, train_clips: int, views: int, val_clips: int, cache: Cache) -> None:
+    """Raises ConfigError with the estimate when one run's prefixes would not fit into the budget."""
+    gigabytes = (_bytes(model, train_clips, views, cache) + _bytes(model, val_clips, 1, cache)) / 1e9
+    if gigabytes > cache.max_gb:
         raise ConfigError(
-            f"{views} views of {train_clips} clips would take {gigabytes:.2f} GB of memory, cache.max_gb is {max_gb:g}",
-            fix="raise cache.max_gb, lower augment.views, or set augment.views = 0 to keep nothing",
+            f"{views} views of {train_clips} clips would take {gigabytes:.2f} GB, cache.max_gb is {cache.max_gb:g}",
+            fix="raise cache.max_gb, set cache.dtype = float16, lower augment.views, or keep none: augment.views = 0",
         )
 
 
-def compute_prefixes(model: TunedModel, clips: Clips, views: int, workers: int, name: str) -> Tensor:
-    """Prefixes of draws 0 to `views - 1` of every clip: float32 `[M, V, N, C]` in main memory.
+def cached(
+    model: TunedModel, clips: Clips, views: int, cache: Cache, accelerator: Accelerator, workers: int, name: str
+) -> CachedClips:
+    """The prefixes of draws 0 to `views - 1` of every clip, from disk where they are there already.
 
     Raises:
         VideoError: a clip cannot be read.
+        AptEdgeError: the disk has no room; entries written before stay as they are.
     """
-    keys = [(index, tuple(range(views))) for index in range(len(clips))]
-    loader = load(clips, keys, max(1, FORWARD_BATCH // views), workers)
-    device = next(model.parameters()).device
+    key = _key(model, clips, views, cache, accelerator.mixed_precision)
+    entry = Path(cache.folder) / hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]
+    shape = (len(clips), views, *model.prefix_shape())
+    with _alone(entry, accelerator):
+        if accelerator.is_main_process:
+            _reserve(entry, len(clips), _bytes(model, len(clips), views, cache), cache)
+            write_json(entry / KEY, key)
+            os.utime(entry / TOKENS)  # its time says when the entry was last used
+        accelerator.wait_for_everyone()
+        tokens_MV = np.memmap(entry / TOKENS, cache.dtype, "r+", shape=shape)
+        done_M = np.memmap(entry / DONE, np.uint8, "r+", shape=(len(clips),))
+        missing = np.flatnonzero(done_M == 0).tolist()
+        accelerator.wait_for_everyone()  # all have seen the same list before anybody shortens it
+        with accelerator.split_between_processes(missing) as mine:
+            _fill(model, clips, tokens_MV, done_M, mine, accelerator, workers, name)
+        accelerator.wait_for_everyone()
+    return CachedClips(np.memmap(entry / TOKENS, cache.dtype, "r", shape=shape), clips.labels)
+
+
+def _fill(
+    model: TunedModel,
+    clips: Clips,
+    tokens_MV: np.ndarray,
+    done_M: np.ndarray,
+    missing: list[int],
+    accelerator: Accelerator,
+    workers: int,
+    name: str,
+) -> None:
+    views = tokens_MV.shape[1]
+    size = max(1, FORWARD_BATCH // views)
+    keys = [(index, tuple(range(views))) for index in missing]
+    loader = load(clips, [keys[start : start + size] for start in range(0, len(keys), size)], workers)
     model.eval()
-    tokens_MVNC: Tensor | None = None
-    done = 0
-    with torch.no_grad(), tqdm(total=len(keys), desc=f"frozen prefix, {name}", unit="clip", disable=None) as bar:
+    with tqdm(total=len(keys), desc=f"frozen prefix, {name}", unit="clip", disable=None if keys else True) as bar:
         for sample in batches(loader):
-            count = len(sample.label)
-            prefix_KNC = model.prefix(sample.views.flatten(0, 1).to(device)).float().cpu()
-            if tokens_MVNC is None:
-                tokens_MVNC = torch.empty(len(keys), views, *prefix_KNC.shape[1:])
-            tokens_MVNC[done : done + count] = prefix_KNC.unflatten(0, (count, views))
-            done += count
-            bar.update(count)
-    assert tokens_MVNC is not None  # a list is never empty
-    return tokens_MVNC
+            with accelerator.autocast():
+                prefix = model.prefix(sample.views.flatten(0, 1).to(accelerator.device))
+            place = sample.place.numpy()
+            tokens_MV[place] = prefix.float().cpu().numpy().reshape(len(place), *tokens_MV.shape[1:])
+            done_M[place] = 1
+            bar.update(len(place))
 
 
-class CachedViews:
-    """Batches of kept prefixes; each epoch draws one view of every clip.
+def _bytes(model: TunedModel, clips: int, views: int, cache: Cache) -> int:
+    return clips * views * math.prod(model.prefix_shape()) * np.dtype(cache.dtype).itemsize
 
-    Args:
-        tokens_MVNC: from `compute_prefixes`.
-        labels_M: classes.
-        batch: clips a step.
-        shuffle_seed: seed of the order and the views in each epoch; None keeps the order and takes view 0.
-    """
 
-    def __init__(self, tokens_MVNC: Tensor, labels_M: Tensor, batch: int, shuffle_seed: int | None) -> None:
-        self.tokens_MVNC, self.labels_M = tokens_MVNC, labels_M
-        self.batch, self.shuffle_seed = batch, shuffle_seed
-        self.size = len(labels_M)
+def _key(model: TunedModel, clips: Clips, views: int, cache: Cache, precision: str) -> dict[str, Any]:
+    """All that the numbers depend on, in words that a person can read in the entry's key.json."""
+    files = hashlib.sha256()
+    for item in clips.items:
+        stat = item.path.stat() if item.path.exists() else None  # what is missing is reported when it is read
+        files.update(f"{item.path}{stat and (stat.st_size, stat.st_mtime_ns)}".encode())
+    source = hashlib.sha256("".join(inspect.getsource(module) for module in SOURCES).encode())
+    return {
+        "backbone": model.backbone_sha256,
+        "prefix": list(model.prefix_shape()),
+        "blocks": 0 if model.method.tunes_backbone else model.method.first_block,
+        "clip": clips.spec.to_dict(),
+        "augment": clips.augment.model_dump() if clips.augment else None,
+        "seed": clips.seed if clips.augment else None,
+        "views": views,
+        "files": files.hexdigest(),
+        "dtype": cache.dtype,
+        "precision": precision,
+        "torch": torch.__version__,
+        "source": source.hexdigest(),
+    }
 
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Prefixes `[B, N, C]` and classes `[B]`."""
-        order, view = np.arange(self.size), np.zeros(self.size, dtype=np.int64)
-        if self.shuffle_seed is not None:
-            views = self.tokens_MVNC.shape[1]
-            order = epoch_order(self.size, self.shuffle_seed, epoch)
-            view = np.random.default_rng([self.shuffle_seed, epoch, 1]).integers(views, size=self.size)
-        for start in range(0, self.size, self.batch):
-            clip = torch.from_numpy(order[start : start + self.batch])
-            yield self.tokens_MVNC[clip, torch.from_numpy(view)[clip]], self.labels_M[clip]
 
-    def logits(self, model: TunedModel, tokens_BNC: Tensor) -> Tensor:
-        """Logits `[B, classes]`."""
-        return model(tokens_BNC, from_prefix=True)
+def _reserve(entry: Path, clips: int, need: int, cache: Cache) -> None:
+    """Make room for an entry and allocate it on disk, all zeros; an entry that is there already is left alone."""
+    if (entry / DONE).is_file():
+        return
+    others = [path.parent for path in entry.parent.glob(f"*/{TOKENS}") if path.parent != entry]
+    others.sort(key=lambda path: (path / TOKENS).stat().st_mtime)
+    used = sum((path / TOKENS).stat().st_size for path in others)
+    while others and used + need > cache.max_gb * 1e9:
+        oldest = others.pop(0)
+        used -= (oldest / TOKENS).stat().st_size
+        print(f"cache.max_gb = {cache.max_gb:g}: removing the longest unused entry {oldest}", file=sys.stderr)
+        shutil.rmtree(oldest)
+    entry.mkdir(parents=True, exist_ok=True)
+    try:
+        for name, size in ((TOKENS, need), (DONE, clips)):
+            with (entry / name).open("wb") as file:
+                os.posix_fallocate(file.fileno(), 0, size)
+    except OSError as error:
+        shutil.rmtree(entry)
+        raise AptEdgeError(
+            f"there is no room for {need / 1e9:.2f} GB of frozen prefixes in {entry.parent}",
+            found=str(error),
+            fix="free some space, set cache.folder to another disk, cache.dtype = float16, or lower augment.views",
+        ) from None
+
+
+@contextmanager
+def _alone(entry: Path, accelerator: Accelerator) -> Iterator[None]:
+    """Hold an entry's lock, so that two runs do not compute it twice."""
+    if not accelerator.is_main_process:
+        accelerator.wait_for_everyone()
+        yield
+        return
+    entry.parent.mkdir(parents=True, exist_ok=True)
+    with (entry.parent / f"{entry.name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        accelerator.wait_for_everyone()
+        yield

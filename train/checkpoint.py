@@ -1,57 +1,68 @@
-"""The state of an unfinished run in one file, whole or absent."""
+"""The state of an unfinished run: one file a checkpoint, whole or absent, the last two kept."""
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from apt_edge.errors import ConfigError
+from apt_edge.errors import AptEdgeError, ConfigError
 from apt_edge.files import atomic
-from apt_edge.methods.tuned import TunedModel
 from train.recipe import Recipe
 
+FOLDER = "checkpoints"
+KEPT = 2
 
-def save_checkpoint(
-    path: Path, model: TunedModel, optimiser: torch.optim.Optimizer, recipe: Recipe, history: list[dict[str, Any]]
-) -> None:
-    """Write what a run needs to go on: trained tensors, optimiser, finished epochs.
 
-    No random state: every draw is a function of (seed, epoch, clip).
+def checkpoints(run: Path) -> list[Path]:
+    """A run folder's checkpoints, the newest first."""
+    return sorted((run / FOLDER).glob("step-*.pt"), reverse=True)
+
+
+def save_checkpoint(run: Path, step: int, recipe: Recipe, state: dict[str, Any]) -> None:
+    """Write what a run needs to go on after `step` steps, then remove all but the newest two.
+
+    Raises:
+        AptEdgeError: the disk has no room; the older checkpoints are still there.
     """
-    state = {
-        "recipe": recipe.model_dump(mode="json"),
-        "trained": {name: p.detach() for name, p in model.named_parameters() if p.requires_grad},
-        "optimiser": optimiser.state_dict(),
-        "history": history,
-    }
-    with atomic(path) as temporary:
-        torch.save(state, temporary)
+    path = run / FOLDER / f"step-{step:09d}.pt"
+    try:
+        with atomic(path) as temporary:
+            torch.save({"recipe": recipe.model_dump(mode="json"), "step": step, **state}, temporary)
+    except (OSError, RuntimeError) as error:  # torch's writer raises RuntimeError on a full disk
+        kept = checkpoints(run)
+        raise AptEdgeError(
+            f"the checkpoint {path} cannot be written",
+            found=str(error).splitlines()[0],
+            fix=f"free some space and go on with --resume from {kept[0].name}" if kept else "free some space",
+        ) from None
+    for old in checkpoints(run)[KEPT:]:
+        old.unlink()
 
 
-def load_checkpoint(
-    path: Path, model: TunedModel, optimiser: torch.optim.Optimizer, recipe: Recipe
-) -> list[dict[str, Any]]:
-    """Put a checkpoint's tensors into model and optimiser; returns the records of the finished epochs.
+def load_checkpoint(run: Path, recipe: Recipe) -> dict[str, Any] | None:
+    """The newest readable checkpoint, None when there is none; a torn file is skipped with a warning.
 
     Raises:
         ConfigError: it was written under another recipe; the message names the settings that differ.
     """
-    state = torch.load(path, map_location="cpu", weights_only=True)
-    differences = _differences(state["recipe"], recipe.model_dump(mode="json"))
-    if differences:
-        raise ConfigError(
-            f"{path} belongs to another recipe",
-            found="; ".join(differences),
-            fix=f"resume with the settings it was begun with, or remove {path.parent} to begin anew",
-        )
-    parameters = dict(model.named_parameters())
-    with torch.no_grad():
-        for name, tensor in state["trained"].items():
-            parameters[name].copy_(tensor)
-    optimiser.load_state_dict(state["optimiser"])
-    return state["history"]
+    for path in checkpoints(run):
+        try:
+            state = torch.load(path, map_location="cpu", weights_only=True)
+        except (OSError, RuntimeError, EOFError, ValueError) as error:
+            print(f"warning: {path} is torn and skipped ({str(error).splitlines()[0]})", file=sys.stderr)
+            continue
+        differences = _differences(state["recipe"], recipe.model_dump(mode="json"))
+        if differences:
+            raise ConfigError(
+                f"{path} belongs to another recipe",
+                found="; ".join(differences),
+                fix=f"resume with the settings it was begun with, or remove {run} to begin anew",
+            )
+        return state
+    return None
 
 
 def _differences(old: dict[str, Any], new: dict[str, Any], prefix: str = "") -> list[str]:

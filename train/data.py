@@ -7,22 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, default_collate
 
 from apt_edge.clip import ClipSpec
 from apt_edge.errors import AptEdgeError, ConfigError
-from apt_edge.methods.tuned import TunedModel
 from apt_edge.video.lists import Item, read_list
 from apt_edge.video.load import load_clip
 from train.augment import augmented_views
+from train.order import Key
 from train.recipe import Augment
-
-Key = tuple[int, tuple[int, ...]]  # (clip, draws): a draw is a view or an epoch
 
 
 class Sample(NamedTuple):
@@ -81,12 +79,11 @@ def read_items(path: str | Path, labels: Sequence[str]) -> list[Item]:
     return items
 
 
-def load(clips: Clips, keys: Iterable[Key], batch: int, workers: int) -> DataLoader[Sample | AptEdgeError]:
-    """A loader of batches in the order of `keys`; `workers` processes decode ahead, 0 decodes in this one."""
+def load(clips: Dataset[Any], keys: Iterable[list[Key]], workers: int = 0) -> DataLoader[Sample | AptEdgeError]:
+    """A loader of the batches that `keys` lists; `workers` processes decode ahead, 0 decodes in this one."""
     return DataLoader(
         clips,
-        batch_size=batch,
-        sampler=keys,
+        batch_sampler=keys,
         num_workers=workers,
         collate_fn=_collate,
         multiprocessing_context="spawn" if workers else None,
@@ -94,58 +91,12 @@ def load(clips: Clips, keys: Iterable[Key], batch: int, workers: int) -> DataLoa
     )
 
 
-def batches(loader: DataLoader[Sample | AptEdgeError]) -> Iterator[Sample]:
+def batches(loader: Iterable[Sample | AptEdgeError]) -> Iterator[Sample]:
     """The loader's batches; raises the VideoError of a file that could not be read."""
     for batch in loader:
         if isinstance(batch, AptEdgeError):
             raise batch
         yield batch
-
-
-def epoch_order(clips: int, seed: int, epoch: int) -> np.ndarray:
-    """A permutation of the clips that depends on nothing but its arguments: a resumed run draws the same."""
-    return np.random.default_rng([seed, epoch]).permutation(clips)
-
-
-class FreshClips:
-    """Clips decoded in every epoch and run through the whole model.
-
-    Args:
-        clips: the data set.
-        batch: clips a step.
-        workers: decoding processes.
-        shuffle_seed: seed of the order in each epoch; None keeps the order of the list.
-    """
-
-    def __init__(self, clips: Clips, batch: int, workers: int, shuffle_seed: int | None) -> None:
-        self.size = len(clips)
-        self.batch = batch
-        self._keys = _EpochKeys(len(clips), shuffle_seed)
-        self._loader = load(clips, self._keys, batch, workers)
-
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Clips `[B, C, T, H, W]` and classes `[B]`."""
-        self._keys.epoch = epoch
-        for sample in batches(self._loader):
-            yield sample.views[:, 0], sample.label
-
-    def logits(self, model: TunedModel, clip_BCTHW: Tensor) -> Tensor:
-        """Logits `[B, classes]`."""
-        return model(clip_BCTHW)
-
-
-class _EpochKeys(Sampler[Key]):
-    """Keys of one epoch; the epoch is set from outside, so that worker processes live through the run."""
-
-    def __init__(self, clips: int, seed: int | None) -> None:
-        self.clips, self.seed, self.epoch = clips, seed, 0
-
-    def __len__(self) -> int:
-        return self.clips
-
-    def __iter__(self) -> Iterator[Key]:
-        order = range(self.clips) if self.seed is None else epoch_order(self.clips, self.seed, self.epoch).tolist()
-        return iter([(index, (self.epoch,)) for index in order])
 
 
 def shuffle_frames(clip_BCTHW: Tensor, place_B: Tensor) -> Tensor:

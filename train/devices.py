@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 import torch
+from accelerate import Accelerator
 
 from apt_edge.errors import ConfigError
 
@@ -21,3 +22,14 @@ def choose_device(name: str | None) -> torch.device:
     if name == "cuda" and not available:
         raise ConfigError("there is no CUDA device that this PyTorch can use", fix="use --device cpu")
     return torch.device(name or ("cuda" if available else "cpu"))
+
+
+def make_accelerator(device: torch.device, precision: str = "no", accumulate: int = 1) -> Accelerator:
+    """Accelerate's device placement, precision and processes; started by `torchrun` it joins the others.
+
+    Raises:
+        ConfigError: this device cannot compute in that precision.
+    """
+    if precision == "fp16" and device.type == "cpu":
+        raise ConfigError("a CPU does not train in fp16", fix="set optim.precision to bf16 or no, or use a CUDA device")
+    return Accelerator(cpu=device.type == "cpu", mixed_precision=precision, gradient_accumulation_steps=accumulate)

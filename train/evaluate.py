@@ -15,13 +15,12 @@ from tqdm import tqdm
 
 from apt_edge.backbone.checkpoints import load_backbone
 from apt_edge.backbone.folded import FoldedModel, folded_model
-from apt_edge.backbone.vit import Vit
 from apt_edge.errors import run_tool
 from apt_edge.files import write_json
 from apt_edge.pack import PromptPack
-from train.cache import FORWARD_BATCH
 from train.data import Clips, batches, load, read_items, shuffle_frames
 from train.devices import add_device_arguments, choose_device
+from train.order import FORWARD_BATCH, Order
 from train.plots import save_confusion
 
 
@@ -48,12 +47,6 @@ class Evaluation:
         return {key: value for key, value in vars(self).items() if key != "confusion"}
 
 
-def load_pack(path: str | Path, vit: Vit, name: str, device: torch.device) -> tuple[PromptPack, FoldedModel]:
-    """A pack and its model on a device; raises PackError when the backbone is not the pack's."""
-    pack = PromptPack.load(path)
-    return pack, folded_model(pack, vit, name, path).to(device)
-
-
 def evaluate(model: FoldedModel, clips: Clips, labels: Sequence[str], device: torch.device, workers: int) -> Evaluation:
     """Run every clip of a list, in its own order and with shuffled frames.
 
@@ -63,7 +56,7 @@ def evaluate(model: FoldedModel, clips: Clips, labels: Sequence[str], device: to
     classes = len(labels)
     confusion_KK = np.zeros((classes, classes), dtype=np.int64)
     in_top5, right_shuffled = 0, 0
-    loader = load(clips, [(index, (0,)) for index in range(len(clips))], FORWARD_BATCH, workers)
+    loader = load(clips, Order(len(clips), FORWARD_BATCH, None), workers)
     with torch.no_grad(), tqdm(total=len(clips), desc="evaluation", unit="clip", disable=None) as bar:
         for sample in batches(loader):
             clip_BCTHW = sample.views[:, 0]
@@ -109,8 +102,9 @@ def main() -> None:
     add_device_arguments(parser)
     arguments = parser.parse_args()
     device = choose_device(arguments.device)
-    backbone = arguments.backbone or PromptPack.load(arguments.pack).backbone.name
-    pack, model = load_pack(arguments.pack, load_backbone(backbone), backbone, device)
+    pack = PromptPack.load(arguments.pack)
+    backbone = arguments.backbone or pack.backbone.name
+    model = folded_model(pack, load_backbone(backbone), backbone, arguments.pack).to(device)
     clips = Clips(read_items(arguments.list, pack.labels), pack.clip)
     evaluation = evaluate(model, clips, pack.labels, device, arguments.workers)
     result = {"pack": arguments.pack, "list": arguments.list, "method": pack.method, **evaluation.to_dict()}

@@ -1,44 +1,34 @@
-"""The training loop: AdamW with separate rates for prompts and head, warm-up and cosine, resumable after each epoch."""
+"""The training loop: each step depends on (recipe, step) alone, so that a run can be resumed at any of them."""
 
 from __future__ import annotations
 
-import math
+import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Protocol
+from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from apt_edge.errors import AptEdgeError
+from apt_edge.errors import AptEdgeError, ConfigError
 from apt_edge.methods.tuned import TunedModel
-from train.cache import CachedViews
-from train.checkpoint import load_checkpoint, save_checkpoint
-from train.recipe import Optim, Recipe
+from train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from train.data import batches
+from train.optim import lr_factor, parameter_groups
+from train.recipe import Recipe
 from train.runlog import RunLog
+from train.source import Source
 
 
 class DivergedError(AptEdgeError):
     """The loss is not a number."""
-
-
-class Source(Protocol):
-    """Where batches come from: `FreshClips` or `CachedViews`."""
-
-    size: int
-    batch: int
-
-    def batches(self, epoch: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Inputs and classes, in the order of that epoch."""
-
-    def logits(self, model: TunedModel, inputs: Tensor) -> Tensor:
-        """Logits of such inputs."""
 
 
 @dataclass(frozen=True)
@@ -48,149 +38,243 @@ class EpochRecord:
     epoch: int
     loss: float
     accuracy: float
-    prompt_lr: float
+    method_lr: float
     head_lr: float
     clips_per_second: float
     val_loss: float | None = None
     val_accuracy: float | None = None
 
 
-def parameter_groups(model: TunedModel, optim: Optim) -> list[dict[str, object]]:
-    """Groups for AdamW with `peak_lr`: prompts and head, each with and without weight decay."""
-    groups: dict[tuple[bool, bool], dict[str, object]] = {}
-    for name, parameter in model.named_parameters():
-        if not parameter.requires_grad:
-            continue
-        prompt = name.startswith("method.")
-        # A decayed scale falls below 1, where max(s, 1) has no gradient: it would never come back.
-        scale = name == "method.scale" and not optim.official_parity
-        decayed = parameter.ndim > 1 and not name.endswith("bias") and not scale
-        settings = {
-            "name": f"{'prompts' if prompt else 'head'}, {'decayed' if decayed else 'not decayed'}",
-            "peak_lr": optim.prompt_lr if prompt else optim.head_lr,
-            "weight_decay": optim.weight_decay if decayed else 0.0,
-            "params": [],
-        }
-        parameters = groups.setdefault((prompt, decayed), settings)["params"]
-        assert isinstance(parameters, list)
-        parameters.append(parameter)
-    return list(groups.values())
-
-
-def lr_factor(step: int, steps: int, warmup_steps: int, min_ratio: float) -> float:
-    """Rate at a step (from 0) as a part of the peak: straight from 0 over the warm-up, then a cosine to `min_ratio`."""
-    if step < warmup_steps:
-        return step / warmup_steps
-    done = (step - warmup_steps) / max(1, steps - warmup_steps)
-    return min_ratio + 0.5 * (1 - min_ratio) * (1 + math.cos(math.pi * done))
-
-
 def fit(
-    model: TunedModel, train: Source, val: Source, recipe: Recipe, folder: Path, resume: bool = False
+    model: TunedModel,
+    train: Source,
+    val: Source,
+    recipe: Recipe,
+    folder: Path,
+    accelerator: Accelerator,
+    *,
+    resume: bool = False,
+    checkpoint_minutes: float = 5.0,
 ) -> list[EpochRecord]:
-    """Train to the recipe's last epoch; `folder` receives the logs and, after each epoch, `checkpoint.pt`.
+    """Train as the recipe says and leave the weights it asks for in `model`; returns the epochs.
 
-    With `resume` a checkpoint in `folder` is continued; on a CPU the result is the same to the bit.
+    `folder` receives the logs and, after each epoch and every `checkpoint_minutes`, a checkpoint. With `resume` the
+    newest one is continued; on a CPU the result is the same to the bit.
 
     Raises:
-        DivergedError: the loss is not a number.
-        ConfigError: the checkpoint belongs to another recipe.
+        DivergedError: the loss is not a number; the last checkpoint stays.
+        ConfigError: a checkpoint belongs to another recipe, or there are fewer clips than one batch.
     """
-    optim = recipe.optim
-    optimiser = torch.optim.AdamW(parameter_groups(model, optim), lr=0.0, betas=optim.betas)
-    checkpoint = folder / "checkpoint.pt"
-    history: list[EpochRecord] = []
-    if resume and checkpoint.is_file():
-        history = [EpochRecord(**record) for record in load_checkpoint(checkpoint, model, optimiser, recipe)]
-    done = len(history)
-    bar = tqdm(total=optim.epochs * train.size, initial=done * train.size, unit="clip", disable=None)
-    with bar, _threads(train), RunLog(folder, [asdict(record) for record in history]) as log:
-        for epoch in range(done, optim.epochs):
-            bar.set_description(f"epoch {epoch + 1}/{optim.epochs}")
-            try:
-                record = _one_epoch(model, train, val, recipe, optimiser, epoch, bar)
-            except DivergedError:
-                checkpoint.unlink(missing_ok=True)  # going on from it would end in the same place
-                raise
-            history.append(record)
-            log.write(asdict(record))
-            if record.val_accuracy is not None:
-                bar.write(
-                    f"epoch {epoch + 1:3d}/{optim.epochs}  loss {record.loss:.4f}  accuracy {record.accuracy:.1%}  "
-                    f"validation {record.val_accuracy:.1%}  {record.clips_per_second:.0f} clips/s",
-                    file=log.stream,
-                )
-            save_checkpoint(checkpoint, model, optimiser, recipe, [asdict(r) for r in history])
-    return history
+    return _Fit(model, train, val, recipe, folder, accelerator, checkpoint_minutes).run(resume)
+
+
+class _Fit:
+    """The state of one run between two steps."""
+
+    def __init__(
+        self,
+        model: TunedModel,
+        train: Source,
+        val: Source,
+        recipe: Recipe,
+        folder: Path,
+        accelerator: Accelerator,
+        checkpoint_minutes: float,
+    ) -> None:
+        if not train.order.steps:
+            raise ConfigError(
+                f"{train.order.clips} training clips do not fill one batch of {recipe.optim.batch}",
+                fix="lower optim.batch",
+            )
+        optim = recipe.optim
+        self.model, self.train, self.val, self.recipe, self.folder = model, train, val, recipe, folder
+        self.accelerator, self.checkpoint_seconds = accelerator, 60 * checkpoint_minutes
+        adamw = torch.optim.AdamW(parameter_groups(model, optim), lr=0.0, betas=optim.betas, eps=optim.eps)
+        self.wrapped, self.optimiser = accelerator.prepare(model, adamw)
+        self.history: list[EpochRecord] = []
+        self.step = 0
+        self.sums = [0.0, 0.0, 0.0]  # loss, right answers and clips of the epoch so far
+        self.best: dict[str, Any] | None = None
+        self.saved = time.monotonic()
+
+    def run(self, resume: bool) -> list[EpochRecord]:
+        optim, per_epoch, size = self.recipe.optim, self.train.order.steps, self.recipe.optim.batch
+        if resume:
+            self._load()
+        main = self.accelerator.is_main_process
+        bar = tqdm(
+            total=optim.epochs * per_epoch * size, initial=self.step * size, unit="clip", disable=None if main else True
+        )
+        logs = RunLog(self.folder, [asdict(r) for r in self.history]) if main else nullcontext()
+        with bar, _threads(self.train), logs as log:
+            while len(self.history) < optim.epochs and not self._stopped_early():
+                bar.set_description(f"epoch {len(self.history) + 1}/{optim.epochs}")
+                record = self._epoch(bar)
+                self.history.append(record)
+                self.sums = [0.0, 0.0, 0.0]
+                if log:
+                    log.write(asdict(record))
+                    if record.val_accuracy is not None:
+                        bar.write(_line(record, optim.epochs), file=sys.stderr)
+                self._save()
+        if optim.keep == "best" and self.best:
+            self._restore(self.best)
+        return self.history
+
+    def _epoch(self, bar: tqdm) -> EpochRecord:
+        optim, order = self.recipe.optim, self.train.order
+        order.epoch, order.first_step = len(self.history), self.step - len(self.history) * order.steps
+        self.model.train()
+        began, before = time.perf_counter(), self.sums[2]
+        parts: list[Tensor] = []
+        for sample in batches(self.train.loader):
+            parts.append(self._part(sample.views.flatten(0, 1), sample.label.repeat_interleave(order.samples)))
+            if len(parts) < optim.accumulate:
+                continue
+            self._finish_step(torch.stack(parts).sum(0))
+            parts = []
+            bar.set_postfix(
+                loss=f"{self.sums[0] / self.sums[2]:.3f}", accuracy=f"{self.sums[1] / self.sums[2]:.1%}", refresh=False
+            )
+            bar.update(optim.batch)
+        speed = (self.sums[2] - before) / (time.perf_counter() - began)
+        epoch = len(self.history) + 1
+        validated: tuple[float, float] | tuple[None, None] = (None, None)
+        if epoch % optim.validate_every == 0 or epoch == optim.epochs:
+            validated = validate(self.model, self.val, self.accelerator)
+            self._note_best(validated[1])
+        loss, right, clips = self.sums
+        return EpochRecord(epoch, loss / clips, right / clips, *self._rates(self.step - 1), speed, *validated)
+
+    def _part(self, inputs: Tensor, labels: Tensor) -> Tensor:
+        """Forward and backward of one part of a step; returns its summed loss, right answers and clips."""
+        # Seeding each step makes dropout a function of (seed, step): it needs no saved state, and parts of a step and
+        # processes that share it draw the same prompt mask, as the whole batch would.
+        torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self.step]).generate_state(1)[0]))
+        for group in self.optimiser.param_groups:
+            group["lr"] = self._factor(self.step) * group["peak_lr"]
+        with self.accelerator.accumulate(self.wrapped):
+            logits = self.wrapped(inputs, from_prefix=self.train.from_prefix)
+            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.optim.label_smoothing)
+            part = torch.stack(
+                [loss.detach() * len(labels), (logits.argmax(1) == labels).sum(), loss.new_tensor(len(labels))]
+            )
+            part = self.accelerator.reduce(part, "sum")
+            if not part[0].isfinite():
+                raise self._diverged(part[0].item())
+            self.accelerator.backward(loss)
+            if self.recipe.optim.clip_grad and self.accelerator.sync_gradients:
+                self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_grad)
+            self.optimiser.step()
+            self.optimiser.zero_grad()
+        return part
+
+    def _finish_step(self, sums: Tensor) -> None:
+        self.sums = [old + new for old, new in zip(self.sums, sums.tolist(), strict=True)]
+        self.step += 1
+        within = self.step % self.train.order.steps
+        if within and time.monotonic() - self.saved >= self.checkpoint_seconds:
+            self._save()
+
+    def _factor(self, step: int) -> float:
+        optim, per_epoch = self.recipe.optim, self.train.order.steps
+        return lr_factor(step, optim.epochs * per_epoch, round(optim.warmup_epochs * per_epoch), optim.min_lr_ratio)
+
+    def _rates(self, step: int) -> tuple[float, float]:
+        optim, factor = self.recipe.optim, self._factor(step)
+        return factor * optim.method_lr, factor * optim.head_lr
+
+    def _diverged(self, loss: float) -> DivergedError:
+        method_lr, head_lr = self._rates(self.step)
+        kept = checkpoints(self.folder)
+        return DivergedError(
+            f"the loss is {loss} at step {self.step} (epoch {len(self.history) + 1})",
+            found=f"learning rates {method_lr:.3g} (method) and {head_lr:.3g} (head)"
+            + (f"; the last good weights are in {kept[0]}" if kept else ""),
+            fix="lower optim.base_lr or optim.head_base_lr, lengthen optim.warmup_epochs, or set optim.clip_grad",
+        )
+
+    def _note_best(self, accuracy: float) -> None:
+        if self.best is None or accuracy > self.best["accuracy"]:
+            keep = self.recipe.optim.keep == "best"
+            self.best = {
+                "accuracy": accuracy,
+                "epoch": len(self.history) + 1,
+                "weights": self._weights() if keep else {},
+            }
+
+    def _stopped_early(self) -> bool:
+        patience = self.recipe.optim.early_stop
+        if not patience or self.best is None:
+            return False
+        since = [r for r in self.history if r.val_accuracy is not None and r.epoch > self.best["epoch"]]
+        return len(since) >= patience
+
+    def _weights(self) -> dict[str, Tensor]:
+        """What is trained, and the running figures of norms; not the frozen backbone."""
+        tuned = self.model.method.tunes_backbone
+        state = self.model.state_dict()
+        return {n: t.detach().cpu().clone() for n, t in state.items() if tuned or not n.startswith("vit.")}
+
+    def _restore(self, state: dict[str, Any]) -> None:
+        self.model.load_state_dict(state["weights"], strict=False)
+
+    def _save(self) -> None:
+        if self.accelerator.is_main_process:
+            state = {
+                "weights": self._weights(),
+                "optimiser": self.optimiser.state_dict(),
+                "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
+                "history": [asdict(record) for record in self.history],
+                "sums": self.sums,
+                "best": self.best,
+            }
+            save_checkpoint(self.folder, self.step, self.recipe, state)
+        self.saved = time.monotonic()
+
+    def _load(self) -> None:
+        state = load_checkpoint(self.folder, self.recipe)
+        if state is None:
+            return
+        self._restore(state)
+        self.optimiser.load_state_dict(state["optimiser"])
+        if self.accelerator.scaler:
+            self.accelerator.scaler.load_state_dict(state["scaler"])
+        self.history = [EpochRecord(**record) for record in state["history"]]
+        self.step, self.sums, self.best = state["step"], state["sums"], state["best"]
+
+
+def validate(model: torch.nn.Module, source: Source, accelerator: Accelerator) -> tuple[float, float]:
+    """Mean cross-entropy (no smoothing) and accuracy over all processes; the model's mode is left as it was."""
+    was_training = model.training
+    model.eval()
+    sums = torch.zeros(3, device=accelerator.device)
+    try:
+        with torch.no_grad():
+            for sample in batches(source.loader):
+                logits, labels = model(sample.views[:, 0], from_prefix=source.from_prefix), sample.label
+                loss = F.cross_entropy(logits, labels, reduction="sum")
+                sums += torch.stack([loss, (logits.argmax(1) == labels).sum(), loss.new_tensor(len(labels))])
+    finally:
+        model.train(was_training)
+    loss_sum, right, clips = accelerator.reduce(sums, "sum").tolist()
+    return loss_sum / clips, right / clips
+
+
+def _line(record: EpochRecord, epochs: int) -> str:
+    return (
+        f"epoch {record.epoch:3d}/{epochs}  loss {record.loss:.4f}  accuracy {record.accuracy:.1%}  "
+        f"validation {record.val_accuracy:.1%}  {record.clips_per_second:.0f} clips/s"
+    )
 
 
 @contextmanager
 def _threads(source: Source) -> Iterator[None]:
     """One thread while the head alone is trained on kept means: more would wait longer than they compute."""
     before = torch.get_num_threads()
-    if isinstance(source, CachedViews) and source.tokens_MVNC.shape[2] == 1:
+    if source.one_row:
         torch.set_num_threads(1)
     try:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-def _one_epoch(
-    model: TunedModel, train: Source, val: Source, recipe: Recipe, optimiser: torch.optim.AdamW, epoch: int, bar: tqdm
-) -> EpochRecord:
-    optim = recipe.optim
-    # Seeding each epoch anew makes dropout a function of (seed, epoch): a resumed run needs no random state.
-    torch.manual_seed(int(np.random.SeedSequence([recipe.seed, epoch]).generate_state(1)[0]))
-    device = next(model.parameters()).device
-    per_epoch = math.ceil(train.size / train.batch)
-    warmup = round(optim.warmup_epochs * per_epoch)
-    model.train()
-    began, loss_sum, right, seen = time.perf_counter(), 0.0, 0, 0
-    for number, (inputs, labels) in enumerate(train.batches(epoch)):
-        step = epoch * per_epoch + number
-        factor = lr_factor(step, optim.epochs * per_epoch, warmup, optim.min_lr_ratio)
-        for group in optimiser.param_groups:
-            group["lr"] = factor * group["peak_lr"]
-        labels = labels.to(device)
-        logits = train.logits(model, inputs.to(device))
-        loss = F.cross_entropy(logits, labels, label_smoothing=optim.label_smoothing)
-        value = loss.item()
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"the loss is {value} at step {step} (epoch {epoch + 1})",
-                found=f"prompt_lr {factor * optim.prompt_lr:.3g}, head_lr {factor * optim.head_lr:.3g}",
-                fix="lower optim.prompt_lr or optim.head_lr, or lengthen optim.warmup_epochs",
-            )
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        seen += len(labels)
-        loss_sum += value * len(labels)
-        right += int((logits.argmax(1) == labels).sum())
-        bar.set_postfix(loss=f"{loss_sum / seen:.3f}", accuracy=f"{right / seen:.1%}", refresh=False)
-        bar.update(len(labels))
-    speed = seen / (time.perf_counter() - began)
-    val_loss, val_accuracy = None, None
-    if (epoch + 1) % optim.validate_every == 0 or epoch + 1 == optim.epochs:
-        val_loss, val_accuracy = validate(model, val)
-    rates = (factor * optim.prompt_lr, factor * optim.head_lr)
-    return EpochRecord(epoch + 1, loss_sum / seen, right / seen, *rates, speed, val_loss, val_accuracy)
-
-
-def validate(model: TunedModel, source: Source) -> tuple[float, float]:
-    """Mean cross-entropy (no smoothing) and accuracy; the model's mode is left as it was."""
-    device = next(model.parameters()).device
-    was_training = model.training
-    model.eval()
-    loss_sum, right = 0.0, 0
-    try:
-        with torch.no_grad():
-            for inputs, labels in source.batches(0):
-                labels = labels.to(device)
-                logits = source.logits(model, inputs.to(device))
-                loss_sum += F.cross_entropy(logits, labels, reduction="sum").item()
-                right += int((logits.argmax(1) == labels).sum())
-    finally:
-        model.train(was_training)
-    return loss_sum / source.size, right / source.size

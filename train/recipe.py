@@ -44,37 +44,61 @@ class Clip(Strict):
 
 
 class Optim(Strict):
-    """AdamW with a linear warm-up and a cosine. Learning rates are used as they are: nothing scales them by the batch.
-
-    The published code writes the rate per 256 videos: its 0.05 at batch 64 is 0.0125 here.
+    """AdamW with a linear warm-up from 0 and a cosine; the loss is cross-entropy with smoothed labels.
 
     Attributes:
-        prompt_lr, head_lr: peak rates of the method's parameters and of the head; prompts need a much larger one.
+        batch: videos a step, over all processes and accumulated parts, before repeated augmentation.
+        accumulate: parts that a step is computed in; the result is that of the whole batch.
+        precision: of the forward pass; weights, optimiser and loss stay float32.
+        base_lr: peak rate of the method's parameters per `lr_ref_batch` videos; base_lr * batch / lr_ref_batch is used.
+        head_base_lr: the same for the head; None is base_lr. Prompts may need a much larger rate than a head.
         min_lr_ratio: last rate as a part of the peak.
         weight_decay: for matrices only; vectors, biases, norms and APT's scales have none. A scale that decay brings
             below 1 has no gradient and never comes back (max(s, 1)).
         official_parity: decay the scales as the published APT code does.
+        clip_grad: largest norm of the gradient; None does not limit it.
         validate_every: epochs between two validations; the last epoch always has one.
+        early_stop: end after so many validations without a better accuracy; 0 never does.
+        keep: which weights go into the pack: those of the last epoch, as published, or of the best validation.
     """
 
     epochs: int = Field(default=100, ge=1, le=100_000)
     warmup_epochs: float = Field(default=10, ge=0)
     batch: int = Field(default=64, ge=1, le=65_536)
-    prompt_lr: float = Field(default=0.05, gt=0, le=100)
-    head_lr: float = Field(default=0.05, gt=0, le=100)
+    accumulate: int = Field(default=1, ge=1, le=65_536)
+    precision: Literal["no", "fp16", "bf16"] = "no"
+    base_lr: float = Field(default=0.05, gt=0, le=1000)
+    head_base_lr: float | None = Field(default=None, gt=0, le=1000)
+    lr_ref_batch: int = Field(default=256, ge=1)
     min_lr_ratio: float = Field(default=2e-5, ge=0, le=1)
     weight_decay: float = Field(default=1e-5, ge=0, le=1)
     betas: Pair = (0.9, 0.999)
+    eps: float = Field(default=1e-8, gt=0, le=1)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    clip_grad: float | None = Field(default=None, gt=0)
     official_parity: bool = False
     validate_every: int = Field(default=1, ge=1)
+    early_stop: int = Field(default=0, ge=0)
+    keep: Literal["last", "best"] = "last"
+
+    @property
+    def method_lr(self) -> float:
+        """Peak rate of the method's parameters."""
+        return self.base_lr * self.batch / self.lr_ref_batch
+
+    @property
+    def head_lr(self) -> float:
+        """Peak rate of the head."""
+        return (self.base_lr if self.head_base_lr is None else self.head_base_lr) * self.batch / self.lr_ref_batch
 
     @model_validator(mode="after")
-    def _warmup_ends(self) -> Optim:
+    def _fits_together(self) -> Optim:
         if self.warmup_epochs > self.epochs:
             raise ValueError(f"warmup_epochs {self.warmup_epochs:g} is longer than epochs {self.epochs}")
         if not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError("betas must be two numbers from 0 to below 1")
+        if self.batch % self.accumulate:
+            raise ValueError(f"batch {self.batch} cannot be divided into accumulate = {self.accumulate} equal parts")
         return self
 
 
@@ -124,9 +148,19 @@ class Augment(Strict):
 
 
 class Cache(Strict):
-    """Bound on the memory that the kept prefixes may take, training and validation together."""
+    """Where the frozen prefix of kept views (`augment.views`) lies between runs.
 
-    max_gb: float = Field(default=8.0, gt=0)
+    Attributes:
+        use: false computes it anew in every step: the same result, slower.
+        folder: one folder an entry; anything in it may be removed at any time.
+        dtype: float16 halves the disk space; what it rounds away has the size of half precision.
+        max_gb: bound on all entries together; the longest unused are removed to make room.
+    """
+
+    use: bool = True
+    folder: str = "runs/cache"
+    dtype: Literal["float32", "float16"] = "float32"
+    max_gb: float = Field(default=20.0, gt=0)
 
 
 class Recipe(Strict):
@@ -155,7 +189,7 @@ class Recipe(Strict):
         name = method.get("name")
         if name not in METHODS:
             raise ValueError(f"name must be one of {', '.join(METHODS)}")
-        return {"name": name, **_checked_settings(name, {k: v for k, v in method.items() if k != "name"})}
+        return {"name": name, **checked_settings(name, {k: v for k, v in method.items() if k != "name"})}
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -173,7 +207,7 @@ class Recipe(Strict):
         return "\n".join(lines) + "\n"
 
 
-def _checked_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
+def checked_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     """Settings of a method with its defaults; the constructor's signature says which there are and of what type."""
     constructor = METHODS[name].__init__
     hints = typing.get_type_hints(constructor)

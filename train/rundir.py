@@ -14,15 +14,17 @@ import torch
 
 from apt_edge.errors import ConfigError
 from apt_edge.files import replace_directory
+from train.checkpoint import FOLDER, checkpoints
 
-PACKAGES = ("apt-edge", "torch", "numpy", "av", "safetensors")
+PACKAGES = ("apt-edge", "torch", "accelerate", "numpy", "av", "safetensors")
 
 
 @contextmanager
-def run_folder(out: Path, resume: bool) -> Iterator[Path]:
+def run_folder(out: Path, resume: bool, main: bool = True) -> Iterator[Path]:
     """Yield the folder to work in, empty unless an interrupted run is resumed; it becomes `out` when the block ends.
 
-    An older run called `out` is replaced then. After an error only a folder with a checkpoint stays.
+    An older run called `out` is replaced then. After an error only a folder with a checkpoint stays. Of several
+    processes only the one that is `main` makes, renames or removes anything.
 
     Raises:
         ConfigError: `out` holds something else than a run, or an interrupted run would be lost.
@@ -30,8 +32,10 @@ def run_folder(out: Path, resume: bool) -> Iterator[Path]:
     if out.exists() and not (out / "recipe.toml").is_file() and (not out.is_dir() or any(out.iterdir())):
         raise ConfigError(f"{out} exists and is not the folder of a run", fix="choose another --out")
     partial = out.with_name(f"{out.name}.partial")
-    checkpoint = partial / "checkpoint.pt"
-    if checkpoint.is_file() and not resume:
+    if not main:
+        yield partial
+        return
+    if checkpoints(partial) and not resume:
         raise ConfigError(
             f"{partial} holds an interrupted run",
             fix=f"continue it with --resume, or remove {partial} to begin anew",
@@ -39,14 +43,14 @@ def run_folder(out: Path, resume: bool) -> Iterator[Path]:
     partial.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
-        checkpoint.unlink(missing_ok=True)
+        shutil.rmtree(partial / FOLDER, ignore_errors=True)
         replace_directory(partial, out)
     finally:
-        if not checkpoint.is_file():
+        if not checkpoints(partial):
             shutil.rmtree(partial, ignore_errors=True)
 
 
-def environment(device: torch.device) -> dict[str, object]:
+def environment(device: torch.device, processes: int) -> dict[str, object]:
     """What a run's numbers depend on beside its recipe: versions, processor, threads."""
     versions: dict[str, str] = {}
     for package in PACKAGES:
@@ -61,4 +65,5 @@ def environment(device: torch.device) -> dict[str, object]:
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "cpus": os.cpu_count(),
         "threads": torch.get_num_threads(),
+        "processes": processes,
     }

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from types import TracebackType
-from typing import Any, TextIO
+from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 
@@ -20,7 +19,6 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, history: list[dict[str, Any]]) -> None:
-        self.stream: TextIO = sys.stderr
         self._lines = (folder / "metrics.jsonl").open("w", encoding="utf-8")
         self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=len(history) + 1 if history else None)
         for record in history:

@@ -13,59 +13,72 @@ import torch
 from safetensors.torch import save_file
 
 from apt_edge.backbone.checkpoints import load_backbone
+from apt_edge.backbone.folded import folded_model
 from apt_edge.config import load_toml
 from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import atomic, write_json
 from apt_edge.methods import METHODS
 from apt_edge.methods.tuned import TunedModel, make_pack
+from apt_edge.pack import PromptPack
 from apt_edge.video.lists import read_labels
-from train.advice import read_evaluation, warning
-from train.cache import CachedViews, check_budget, compute_prefixes
-from train.data import Clips, FreshClips, read_items
-from train.devices import add_device_arguments, choose_device
-from train.evaluate import evaluate, load_pack
-from train.loop import EpochRecord, Source, fit
+from train.advice import dead_scales, read_evaluation, warning
+from train.data import Clips, read_items
+from train.devices import add_device_arguments, choose_device, make_accelerator
+from train.evaluate import evaluate
+from train.loop import EpochRecord, fit
 from train.plots import save_confusion, save_curves
 from train.recipe import Recipe
 from train.rundir import environment, run_folder
+from train.source import make_sources
 
 
 def tune(
-    recipe: Recipe, out: Path, *, resume: bool = False, device: torch.device | None = None, workers: int = 0
+    recipe: Recipe,
+    out: Path,
+    *,
+    resume: bool = False,
+    device: torch.device | None = None,
+    workers: int = 0,
+    checkpoint_minutes: float = 5.0,
 ) -> dict[str, Any]:
     """Train, fold, evaluate the folded pack, and leave a finished run in `out`; returns its evaluation.
 
     The folder: recipe.toml, environment.json, metrics.jsonl, tensorboard/, curves.png, pack.safetensors (folded),
     method.safetensors (the parameters as trained), evaluation.json, confusion.png. Until all is written it is called
-    `<out>.partial`.
+    `<out>.partial`. Of several processes the first one writes and evaluates; the others return an empty evaluation.
 
     Raises:
         AptEdgeError: recipe, backbone, a video or the training itself is at fault.
     """
-    device = device or torch.device("cpu")
+    optim = recipe.optim
+    accelerator = make_accelerator(device or torch.device("cpu"), optim.precision, optim.accumulate)
     labels = read_labels(recipe.data.labels)
     spec = recipe.clip.spec()
     train_clips = Clips(read_items(recipe.data.train, labels), spec, recipe.augment, recipe.seed)
     val_clips = Clips(read_items(recipe.data.val, labels), spec)
-    model = build_model(recipe, len(labels)).to(device)
-    if recipe.augment.views:
-        check_budget(model, len(train_clips), recipe.augment.views, len(val_clips), recipe.cache.max_gb)
-    with run_folder(out, resume) as folder:
-        (folder / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
-        write_json(folder / "environment.json", environment(device))
+    model = build_model(recipe, len(labels)).to(accelerator.device)
+    with run_folder(out, resume, accelerator.is_main_process) as folder:
+        if accelerator.is_main_process:
+            (folder / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
+            write_json(folder / "environment.json", environment(accelerator.device, accelerator.num_processes))
         began = time.perf_counter()
-        train, val = make_sources(model, recipe, train_clips, val_clips, workers)
-        history = fit(model, train, val, recipe, folder, resume)
+        train, val = make_sources(model, recipe, train_clips, val_clips, accelerator, workers)
+        history = fit(
+            model, train, val, recipe, folder, accelerator, resume=resume, checkpoint_minutes=checkpoint_minutes
+        )
+        if not accelerator.is_main_process:
+            return {}
         seconds = time.perf_counter() - began
         save_curves(history, recipe.name, folder / "curves.png")
-        _save_trained(model, recipe, labels, history, folder)
-        _, folded = load_pack(folder / "pack.safetensors", model.vit, recipe.backbone, device)
-        evaluation = evaluate(folded, val_clips, labels, device, workers)
+        pack = _save_trained(model, recipe, labels, history, folder)
+        folded = folded_model(pack, load_backbone(recipe.backbone), recipe.backbone, folder).to(accelerator.device)
+        evaluation = evaluate(folded, val_clips, labels, accelerator.device, workers)
         save_confusion(evaluation.confusion, labels, folder / "confusion.png")
         result = {
             "recipe": recipe.name,
             "method": recipe.method["name"],
             **evaluation.to_dict(),
+            **model.method.health(),
             "trainable_parameters": model.trainable_parameters(),
             "epochs": len(history),
             "seconds": round(seconds, 1),
@@ -96,19 +109,9 @@ def build_model(recipe: Recipe, classes: int) -> TunedModel:
     return TunedModel(vit, method, classes)
 
 
-def make_sources(model: TunedModel, recipe: Recipe, train: Clips, val: Clips, workers: int) -> tuple[Source, Source]:
-    """Training and validation batches: from kept prefixes when the recipe asks for views, else decoded each epoch."""
-    views, batch, seed = recipe.augment.views, recipe.optim.batch, recipe.seed
-    if not views:
-        return FreshClips(train, batch, workers, seed), FreshClips(val, batch, workers, None)
-    val_tokens = compute_prefixes(model, val, 1, workers, "validation")
-    train_tokens = compute_prefixes(model, train, views, workers, "training")
-    return CachedViews(train_tokens, train.labels, batch, seed), CachedViews(val_tokens, val.labels, batch, None)
-
-
 def _save_trained(
     model: TunedModel, recipe: Recipe, labels: list[str], history: list[EpochRecord], folder: Path
-) -> None:
+) -> PromptPack:
     pack = make_pack(
         model,
         method=recipe.method["name"],
@@ -123,12 +126,14 @@ def _save_trained(
             "epochs": len(history),
             "train_loss": history[-1].loss,
             "val_accuracy": history[-1].val_accuracy,
+            **model.method.health(),
         },
     )
     pack.save(folder / "pack.safetensors")
     state = {name: tensor.detach().cpu().contiguous() for name, tensor in model.method.state_dict().items()}
     with atomic(folder / "method.safetensors") as temporary:
         save_file(state, temporary, metadata={key: json.dumps(value) for key, value in recipe.method.items()})
+    return PromptPack.load(folder / "pack.safetensors")
 
 
 def main() -> None:
@@ -137,7 +142,13 @@ def main() -> None:
     parser.add_argument("recipe", help="a recipe, see train/recipes")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change one setting")
     parser.add_argument("--out", help="folder of the run, default runs/<name>; a finished run there is replaced")
-    parser.add_argument("--resume", action="store_true", help="continue an interrupted run if there is one")
+    parser.add_argument("--resume", action="store_true", help="continue an interrupted run, if there is one")
+    parser.add_argument(
+        "--checkpoint-minutes",
+        type=float,
+        default=5.0,
+        help="save a checkpoint so often, and after every epoch (default 5)",
+    )
     parser.add_argument("--compare", metavar="RUN", help="warn when accuracy ends below this finished run's")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_device_arguments(parser)
@@ -146,8 +157,18 @@ def main() -> None:
     other = read_evaluation(arguments.compare) if arguments.compare else None
     out = Path(arguments.out or f"runs/{recipe.name}")
     device = choose_device(arguments.device)
-    result = tune(recipe, out, resume=arguments.resume, device=device, workers=arguments.workers)
-    if other and (message := warning(recipe, result, other)):
+    result = tune(
+        recipe,
+        out,
+        resume=arguments.resume,
+        device=device,
+        workers=arguments.workers,
+        checkpoint_minutes=arguments.checkpoint_minutes,
+    )
+    if not result:  # one of several processes; the first one speaks
+        return
+    messages = [dead_scales(result), warning(recipe, result, other) if other else ""]
+    for message in filter(None, messages):
         print(f"train.tune: warning: {message}", file=sys.stderr)
     if arguments.json:
         print(json.dumps(result, indent=2))

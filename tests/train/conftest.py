@@ -16,6 +16,7 @@ from apt_edge.config import load_toml
 from tests.conftest import TINY
 from train.recipe import Recipe
 
+LABELS = ["red", "green", "blue"]
 COLOURS = {"red": (200, 60, 60), "green": (60, 200, 60), "blue": (60, 60, 200)}
 
 RECIPE = """
@@ -37,10 +38,13 @@ start = 1
 epochs = 4
 warmup_epochs = 1
 batch = 8
-prompt_lr = 0.1
-head_lr = 0.05
+base_lr = 3.2
+head_base_lr = 1.6
 [augment]
 views = 2
+ratio = [1.0, 1.0]
+[cache]
+folder = "{folder}/cache"
 """
 
 

@@ -11,12 +11,14 @@ import pytest
 import torch
 
 from apt_edge.backbone.checkpoints import freeze, load_backbone, save_backbone
+from apt_edge.backbone.folded import folded_model
 from apt_edge.backbone.vit import Vit
 from apt_edge.errors import ConfigError, PackError
+from apt_edge.pack import PromptPack
 from apt_edge.video.load import load_clip
 from tests.conftest import TINY
 from tests.train.conftest import Task
-from train.evaluate import load_pack, main
+from train.evaluate import main
 from train.tune import tune
 
 
@@ -53,8 +55,8 @@ def test_figures_equal_a_count_by_hand(
     some.write_text("\n".join(line for line in lines if not line.endswith(" 1")), encoding="utf-8")
     run(monkeypatch, tuned / "pack.safetensors", "--list", some, "--json")
     result = json.loads(capsys.readouterr().out)
-    vit = load_backbone(task.folder / "tiny.safetensors")
-    pack, model = load_pack(tuned / "pack.safetensors", vit, "tiny", torch.device("cpu"))
+    pack = PromptPack.load(tuned / "pack.safetensors")
+    model = folded_model(pack, load_backbone(task.folder / "tiny.safetensors"))
     right: dict[str, list[bool]] = {"red": [], "blue": []}
     for line in some.read_text(encoding="utf-8").splitlines():
         file, label = line.split()

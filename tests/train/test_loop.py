@@ -1,38 +1,54 @@
-"""The training loop: gradients, schedule, groups, the two sources of batches, resuming."""
+"""The training loop: gradients, the two sources of batches, resuming, accumulation, precision, early stop."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from apt_edge.errors import AptEdgeError, ConfigError, VideoError
+from apt_edge.errors import AptEdgeError, ConfigError
 from apt_edge.methods.tuned import TunedModel
-from apt_edge.video.lists import Item
-from tests.train.conftest import Task
-from train.data import Clips, FreshClips, batches, load, read_items, shuffle_frames
-from train.loop import EpochRecord, Source, fit, lr_factor, parameter_groups, validate
+from tests.train.conftest import LABELS, Task
+from train.data import Clips, batches, read_items
+from train.devices import make_accelerator
+from train.loop import EpochRecord, fit, validate
 from train.recipe import Recipe
-from train.tune import build_model, make_sources
+from train.source import Source, make_sources
+from train.tune import build_model
 
-LABELS = ["red", "green", "blue"]
+CPU = torch.device("cpu")
 
 
-def sources(recipe: Recipe, model: TunedModel, workers: int = 0) -> tuple[Source, Source]:
+def sources(recipe: Recipe, model: TunedModel) -> tuple[Source, Source]:
     spec = recipe.clip.spec()
     train = Clips(read_items(recipe.data.train, LABELS), spec, recipe.augment, recipe.seed)
-    return make_sources(model, recipe, train, Clips(read_items(recipe.data.val, LABELS), spec), workers)
+    val = Clips(read_items(recipe.data.val, LABELS), spec)
+    accelerator = make_accelerator(CPU, recipe.optim.precision, recipe.optim.accumulate)
+    return make_sources(model, recipe, train, val, accelerator, workers=0)
 
 
-def trained(recipe: Recipe, folder: Path, resume: bool = False) -> tuple[list[EpochRecord], dict[str, Tensor]]:
+def trained(
+    recipe: Recipe, folder: Path, resume: bool = False, checkpoint_minutes: float = 5.0
+) -> tuple[list[EpochRecord], dict[str, Tensor]]:
     """Train in a folder; the history without speeds, and the trained tensors."""
+    AcceleratorState._reset_state(reset_partial_state=True)
     folder.mkdir(exist_ok=True)
     model = build_model(recipe, 3)
-    history = fit(model, *sources(recipe, model), recipe, folder, resume)
+    accelerator = make_accelerator(CPU, recipe.optim.precision, recipe.optim.accumulate)
+    history = fit(
+        model,
+        *sources(recipe, model),
+        recipe,
+        folder,
+        accelerator,
+        resume=resume,
+        checkpoint_minutes=checkpoint_minutes,
+    )
     tensors = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
     return [replace(record, clips_per_second=0.0) for record in history], tensors
 
@@ -44,11 +60,12 @@ def test_every_prompt_has_a_gradient_after_a_validation(task: Task, method: str,
     model = build_model(recipe, 3)
     train, val = sources(recipe, model)
     model.train()
-    validate(model, val)
+    validate(model, val, make_accelerator(CPU))
     assert model.training
     assert not model.vit.training
-    inputs, labels = next(iter(train.batches(0)))
-    torch.nn.functional.cross_entropy(train.logits(model, inputs), labels).backward()
+    sample = next(batches(train.loader))
+    logits = model(sample.views.flatten(0, 1), from_prefix=train.from_prefix)
+    torch.nn.functional.cross_entropy(logits, sample.label).backward()
     for name, parameter in model.named_parameters():
         if name.startswith("vit."):
             assert parameter.grad is None, name
@@ -57,25 +74,29 @@ def test_every_prompt_has_a_gradient_after_a_validation(task: Task, method: str,
             assert all(row.abs().sum() > 0 for row in parameter.grad), name
 
 
-def test_cached_and_fresh_first_epoch_agree(task: Task, tmp_path: Path) -> None:
-    off = ["augment.scale=[1.0, 1.0]", "optim.epochs=1", "optim.warmup_epochs=0"]
-    off += ["optim.prompt_lr=0.001", "optim.head_lr=0.001"]  # Adam's first steps amplify rounding by the rate
-    cached, _ = trained(task.recipe(*off, "augment.views=1"), tmp_path / "cached")
-    fresh, _ = trained(task.recipe(*off, "augment.views=0"), tmp_path / "fresh")
-    assert abs(cached[0].loss - fresh[0].loss) <= 1e-6
-    assert cached[0].val_accuracy == fresh[0].val_accuracy
+@pytest.mark.parametrize("views", [1, 3])
+def test_cached_and_uncached_loss_curves_agree(task: Task, tmp_path: Path, views: int) -> None:
+    small = ["optim.base_lr=0.03", "optim.head_base_lr=0.03"]  # Adam's first steps amplify rounding by the rate
+    settings = [f"augment.views={views}", "augment.num_sample=1", *small]
+    kept, _ = trained(task.recipe(*settings), tmp_path / "kept")
+    computed, _ = trained(task.recipe(*settings, "cache.use=false"), tmp_path / "computed")
+    assert len(kept) == 4
+    for one, other in zip(kept, computed, strict=True):
+        assert abs(one.loss - other.loss) <= 1e-6
+        assert abs((one.val_loss or 0) - (other.val_loss or 1)) <= 1e-6
 
 
+@pytest.mark.parametrize(("step", "checkpoint_minutes"), [(2, 0.0), (4, 0.0), (8, 5.0), (11, 0.0)])
 @pytest.mark.parametrize("views", [0, 2])
-def test_resumed_run_is_identical_to_the_bit(
-    task: Task, tmp_path: Path, views: int, monkeypatch: pytest.MonkeyPatch
+def test_run_interrupted_at_any_step_is_resumed_to_the_bit(
+    task: Task, tmp_path: Path, views: int, step: int, checkpoint_minutes: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = task.recipe(f"augment.views={views}", "method.dropout=0.3")
+    recipe = task.recipe(f"augment.views={views}", "method.dropout=0.3", "augment.num_sample=2")
     whole, expected = trained(recipe, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr("train.loop.validate", interrupted_at(3))
+        patch.setattr("train.loop.F.cross_entropy", interrupted_at(step))
         with pytest.raises(KeyboardInterrupt):
-            trained(recipe, tmp_path / "cut")
+            trained(recipe, tmp_path / "cut", checkpoint_minutes=checkpoint_minutes)
     torch.manual_seed(12345)  # another process would not share the random state either
     history, tensors = trained(recipe, tmp_path / "cut", resume=True)
     assert history == whole
@@ -84,22 +105,40 @@ def test_resumed_run_is_identical_to_the_bit(
     assert [f'"epoch": {n},' in line for n, line in enumerate(lines, 1)] == [True] * 4
 
 
-def interrupted_at(call: int):  # type: ignore[no-untyped-def]
-    """`validate` that the user interrupts with Ctrl-C at its n-th call."""
-    calls = iter(range(1, 100))
+def interrupted_at(step: int):  # type: ignore[no-untyped-def]
+    """The loss, with a user who presses Ctrl-C at a step of training."""
+    real = torch.nn.functional.cross_entropy
+    calls = iter(range(100))
 
-    def run(model: TunedModel, source: Source) -> tuple[float, float]:
-        if next(calls) == call:
+    def run(*arguments: Tensor, **settings: object) -> Tensor:
+        if "label_smoothing" in settings and next(calls) == step:
             raise KeyboardInterrupt
-        return validate(model, source)
+        return real(*arguments, **settings)  # type: ignore[arg-type]
 
     return run
 
 
+def test_two_checkpoints_are_kept_and_a_torn_one_is_skipped(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = task.recipe()
+    _, expected = trained(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("train.loop.F.cross_entropy", interrupted_at(7))
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe, tmp_path / "cut", checkpoint_minutes=0.0)
+    files = sorted((tmp_path / "cut" / "checkpoints").iterdir())
+    assert [file.name for file in files] == ["step-000000006.pt", "step-000000007.pt"]
+    files[1].write_bytes(files[1].read_bytes()[:2000])
+    _, tensors = trained(recipe, tmp_path / "cut", resume=True)
+    assert "step-000000007.pt is torn and skipped" in capsys.readouterr().err
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
 def test_another_recipe_is_not_resumed(task: Task, tmp_path: Path) -> None:
     trained(task.recipe("optim.epochs=1"), tmp_path)
-    with pytest.raises(ConfigError, match=r"optim.prompt_lr was 0.1, is 0.2"):
-        trained(task.recipe("optim.epochs=1", "optim.prompt_lr=0.2"), tmp_path, resume=True)
+    with pytest.raises(ConfigError, match=r"optim.base_lr was 3.2, is 0.2"):
+        trained(task.recipe("optim.epochs=1", "optim.base_lr=0.2"), tmp_path, resume=True)
 
 
 def test_loss_falls_and_the_classes_are_learnt(task: Task, tmp_path: Path) -> None:
@@ -109,87 +148,66 @@ def test_loss_falls_and_the_classes_are_learnt(task: Task, tmp_path: Path) -> No
     assert list((tmp_path / "tensorboard").glob("events*"))
 
 
-def test_diverged_loss_is_an_instruction(task: Task, tmp_path: Path) -> None:
-    recipe = task.recipe("method={name='linear'}", "optim.warmup_epochs=0")
+def test_accumulated_parts_make_the_same_step(task: Task, tmp_path: Path) -> None:
+    settings = ["optim.base_lr=0.1", "optim.head_base_lr=0.1", "method.dropout=0.3"]
+    whole, _ = trained(task.recipe(*settings), tmp_path / "whole")
+    parts, _ = trained(task.recipe(*settings, "optim.accumulate=4"), tmp_path / "parts")
+    assert max(abs(a.loss - b.loss) for a, b in zip(whole, parts, strict=True)) <= 1e-5
+    assert [record.val_accuracy for record in whole] == [record.val_accuracy for record in parts]
+
+
+def test_bf16_computes_in_another_precision_and_learns(task: Task, tmp_path: Path) -> None:
+    full, _ = trained(task.recipe(), tmp_path / "full")
+    half, tensors = trained(task.recipe("optim.precision=bf16"), tmp_path / "half")
+    AcceleratorState._reset_state(reset_partial_state=True)
+    assert full[0].loss != half[0].loss
+    assert abs(full[0].loss - half[0].loss) < 0.05
+    assert half[-1].loss < half[0].loss
+    assert {tensor.dtype for tensor in tensors.values()} == {torch.float32}
+
+
+def test_fp16_on_a_cpu_is_refused() -> None:
+    with pytest.raises(ConfigError, match=r"set optim.precision to bf16"):
+        make_accelerator(CPU, "fp16")
+
+
+def test_clipped_gradients_move_less(task: Task, tmp_path: Path) -> None:
+    settings = ["optim.epochs=1", "optim.warmup_epochs=0", "optim.eps=1.0"]  # so that Adam's step follows the gradient
+    _, free = trained(task.recipe(*settings), tmp_path / "free")
+    _, clipped = trained(task.recipe(*settings, "optim.clip_grad=1e-4"), tmp_path / "clipped")
+    start = dict(build_model(task.recipe(), 3).named_parameters())
+    moved = [sum((tensors[n] - start[n]).abs().sum().item() for n in tensors) for tensors in (free, clipped)]
+    assert moved[1] < 0.1 * moved[0]
+
+
+def test_early_stop_and_best_weights(task: Task, tmp_path: Path) -> None:
+    recipe = task.recipe("optim.epochs=12", "optim.base_lr=300", "optim.early_stop=2", "optim.keep=best")
+    history, _ = trained(recipe, tmp_path)
+    best = max(history, key=lambda record: record.val_accuracy or 0.0)
+    assert len(history) == best.epoch + 2 < 12
     model = build_model(recipe, 3)
-    with torch.no_grad():
-        model.head.linear.bias[0] = float("nan")
-    with pytest.raises(AptEdgeError, match=r"the loss is nan at step 0 \(epoch 1\)\n.*head_lr 0.05"):
-        fit(model, *sources(recipe, model), recipe, tmp_path)
-    assert not (tmp_path / "checkpoint.pt").exists()
+    accelerator = make_accelerator(CPU)
+    fit(model, *sources(recipe, model), recipe, tmp_path, accelerator, resume=True)  # nothing is left to train
+    accuracy = validate(model, sources(recipe, model)[1], accelerator)[1]
+    assert accuracy == pytest.approx(best.val_accuracy)
 
 
-def test_schedule_starts_at_zero_peaks_and_ends_at_the_floor() -> None:
-    factors = [lr_factor(step, steps=110, warmup_steps=10, min_ratio=0.1) for step in range(111)]
-    assert factors[0] == 0
-    assert factors[5] == pytest.approx(0.5)
-    assert factors[10] == 1
-    assert factors[60] == pytest.approx(0.55)
-    assert factors[110] == pytest.approx(0.1)
-    assert factors[10:] == sorted(factors[10:], reverse=True)
-
-
-@pytest.mark.parametrize("parity", [False, True])
-def test_only_matrices_decay_and_scales_on_request(task: Task, parity: bool) -> None:
-    recipe = task.recipe(f"optim.official_parity={str(parity).lower()}", "optim.weight_decay=0.5")
+def test_diverged_loss_is_an_instruction_and_keeps_the_last_checkpoint(task: Task, tmp_path: Path) -> None:
+    recipe = task.recipe("optim.base_lr=1000", "optim.head_base_lr=1000", "optim.warmup_epochs=0")
+    trained(task.recipe("optim.epochs=1"), tmp_path / "good")
     model = build_model(recipe, 3)
-    names = {id(parameter): name for name, parameter in model.named_parameters()}
-    decayed, rates = set(), {}
-    for group in parameter_groups(model, recipe.optim):
-        for parameter in group["params"]:  # type: ignore[attr-defined]
-            rates[names[id(parameter)]] = group["peak_lr"]
-            if group["weight_decay"] == 0.5:
-                decayed.add(names[id(parameter)])
-    assert decayed == {"method.key", "method.value", "head.linear.weight"} | ({"method.scale"} if parity else set())
-    assert {name for name, rate in rates.items() if rate == 0.1} == {"method.key", "method.value", "method.scale"}
-    assert len(rates) == 7
+    train, val = sources(recipe, model)
+    real = model.head.forward
+
+    def broken(x: Tensor) -> Tensor:
+        return real(x) * (math.nan if model.training and train.order.epoch else 1.0)
+
+    model.head.forward = broken  # type: ignore[method-assign]
+    with pytest.raises(AptEdgeError, match=r"the loss is nan at step 3 \(epoch 2\)\n.*rates .*step-000000003.pt"):
+        fit(model, train, val, recipe, tmp_path, make_accelerator(CPU))
+    assert (tmp_path / "checkpoints" / "step-000000003.pt").is_file()
 
 
-def test_clips_depend_on_seed_draw_and_place_alone(task: Task) -> None:
-    recipe = task.recipe("augment.brightness=0.2", "augment.hflip=true")
-    items = read_items(recipe.data.train, LABELS)
-    clips = Clips(items, recipe.clip.spec(), recipe.augment, seed=0)
-    other = Clips(items, recipe.clip.spec(), recipe.augment, seed=1)
-    views = views_of(clips, 3, 0, 1)
-    assert views.shape == (2, 3, 4, 32, 32)
-    assert torch.equal(views[:1], views_of(clips, 3, 0))  # whatever is drawn beside it
-    assert torch.equal(views[1:], views_of(clips, 3, 1))
-    assert not torch.equal(views[0], views[1])
-    assert not torch.equal(views, views_of(other, 3, 0, 1))
-    plain = Clips(items, recipe.clip.spec())
-    assert torch.equal(views_of(plain, 3, 0), views_of(plain, 3, 7))
-
-
-def views_of(clips: Clips, index: int, *draws: int) -> Tensor:
-    sample = clips[index, draws]
-    assert not isinstance(sample, AptEdgeError)
-    return sample.views
-
-
-def test_shuffled_frames_are_the_same_frames_in_another_order() -> None:
-    clips = torch.randn(6, 3, 8, 2, 2)
-    places = torch.arange(6)
-    shuffled = shuffle_frames(clips, places)
-    assert torch.equal(shuffled, shuffle_frames(clips, places))
-    assert torch.equal(shuffled[2:], shuffle_frames(clips[2:], places[2:]))  # whatever the batch
-    assert not torch.equal(shuffled, clips)
-    assert torch.equal(shuffled.sort(dim=2).values, clips.sort(dim=2).values)
-
-
-@pytest.mark.parametrize("workers", [0, 1])
-def test_unreadable_video_stops_with_its_name(task: Task, tmp_path: Path, workers: int) -> None:
-    (tmp_path / "broken.mp4").write_bytes(b"\x00\x01" * 400)
-    items = [*read_items(task.folder / "train.csv", LABELS)[:2], Item(tmp_path / "broken.mp4", 0)]
-    clips = Clips(items, task.recipe().clip.spec())
-    with pytest.raises(VideoError, match=r"broken\.mp4") as caught:
-        list(batches(load(clips, [(0, (0,)), (1, (0,)), (2, (0,))], 2, workers)))
-    assert "Traceback" not in str(caught.value)
-
-
-def test_each_epoch_has_its_own_order(task: Task) -> None:
-    recipe = task.recipe()
-    clips = Clips(read_items(recipe.data.train, LABELS), recipe.clip.spec(), recipe.augment)
-    source = FreshClips(clips, 24, 0, shuffle_seed=5)
-    orders = [next(iter(source.batches(epoch)))[1].tolist() for epoch in (0, 1, 0)]
-    assert orders[0] == orders[2] != orders[1]
-    assert np.bincount(orders[1]).tolist() == [8, 8, 8]
+def test_too_few_clips_for_a_batch(task: Task, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="24 training clips do not fill one batch of 32"):
+        trained(task.recipe("optim.batch=32"), tmp_path)

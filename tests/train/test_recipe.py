@@ -41,7 +41,7 @@ def test_resolved_recipe_reads_back_equal(task: Task, tmp_path: Path, overrides:
 @pytest.mark.parametrize(
     ("override", "message"),
     [
-        ("optim.promt_lr=0.1", "did you mean prompt_lr"),
+        ("optim.bas_lr=0.1", "did you mean base_lr"),
         ("method.token=4", "apt has no setting token, did you mean tokens?"),
         ("method.colour=4", "known: tokens, start, end, dropout, reparam"),
         ("method={name='linear', tokens=4}", "linear has no setting tokens, known: head"),
@@ -50,7 +50,7 @@ def test_resolved_recipe_reads_back_equal(task: Task, tmp_path: Path, overrides:
         ("method={name='apt'}", "tokens: Field required"),
         ("method.dropout=1.0", "dropout must be at least 0 and below 1"),
         ("optim.epochs=0", "greater than or equal to 1"),
-        ("optim.prompt_lr=-1.0", "greater than 0"),
+        ("optim.base_lr=-1.0", "greater than 0"),
         ("optim.warmup_epochs=9", "longer than epochs 4"),
         ("augment.scale=[0.9, 0.2]", "two rising numbers"),
         ("clip.sampling=random", "'dense' or 'segments'"),

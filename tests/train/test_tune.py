@@ -137,9 +137,9 @@ def test_class_without_a_name_is_refused(task: Task, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("overrides", "mine", "cause"),
     [
-        (["optim.head_lr=0.001"], {}, "optim.head_lr 0.001 is too small"),
-        (["optim.prompt_lr=0.01"], {}, "optim.prompt_lr 0.01 is too small"),
-        ([], {"train_loss": 1.0, "best_train_loss": 0.5}, "optim.prompt_lr 0.1 is too large"),
+        (["optim.head_base_lr=0.03"], {}, "head's rate 0.000937 is too small"),
+        (["optim.base_lr=0.32"], {}, "the rate 0.01 (optim.base_lr * batch / 256) is too small"),
+        ([], {"train_loss": 1.0, "best_train_loss": 0.5}, "the rate 0.1 (optim.base_lr * batch / 256) is too large"),
         ([], {"train_loss": 0.2}, "generalises worse"),
         ([], {}, "has not fitted the training clips"),
     ],

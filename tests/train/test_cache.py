@@ -1,0 +1,120 @@
+"""The frozen prefix on disk: what it holds, when it is used again, how its budget is kept, how it goes on."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from apt_edge.errors import VideoError
+from apt_edge.methods.tuned import TunedModel
+from apt_edge.video.lists import Item
+from tests.train.conftest import LABELS, Task
+from train import cache
+from train.cache import CachedClips, cached
+from train.data import Clips, read_items
+from train.devices import make_accelerator
+from train.recipe import Recipe
+from train.tune import build_model
+
+
+def prefixes(recipe: Recipe, model: TunedModel | None = None, clips: Clips | None = None) -> CachedClips:
+    if clips is None:
+        items = read_items(recipe.data.train, LABELS)
+        clips = Clips(items, recipe.clip.spec(), recipe.augment, recipe.seed)
+    accelerator = make_accelerator(torch.device("cpu"))
+    return cached(model or build_model(recipe, 3), clips, recipe.augment.views, recipe.cache, accelerator, 0, "test")
+
+
+def entries(folder: Path) -> set[str]:
+    return {path.parent.name for path in folder.glob("*/prefix.bin")}
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 0.0), ("float16", 2e-3)])
+def test_an_entry_holds_the_prefix_of_every_view(task: Task, tmp_path: Path, dtype: str, tolerance: float) -> None:
+    recipe = task.recipe(f"cache.folder={tmp_path.as_posix()}", f"cache.dtype={dtype}")
+    model = build_model(recipe, 3)
+    kept = prefixes(recipe, model)
+    clips = Clips(read_items(recipe.data.train, LABELS), recipe.clip.spec(), recipe.augment, recipe.seed)
+    assert len(kept) == len(clips)
+    for index in (0, 17):
+        expected = clips[index, (1, 0)]
+        found = kept[index, (1, 0)]
+        difference = (found.views - model.prefix(expected.views)).abs().max()  # type: ignore[union-attr]
+        assert difference <= tolerance * found.views.abs().max() + 1e-6
+        assert found.label == clips.items[index].label
+    assert np.prod(kept.tokens_MV.shape) * np.dtype(dtype).itemsize == sum(
+        path.stat().st_size for path in tmp_path.glob("*/prefix.bin")
+    )
+
+
+def test_an_entry_is_used_again_and_nothing_else_shares_it(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = f"cache.folder={tmp_path.as_posix()}"
+    first = prefixes(task.recipe(folder))
+    assert len(entries(tmp_path)) == 1
+    with monkeypatch.context() as patch:
+        patch.setattr("train.cache._fill", lambda *arguments: assert_nothing_to_do(arguments[4]))
+        again = prefixes(task.recipe(folder, "method={name='vpt-deep', tokens=3, start=1}", "optim.base_lr=1.0"))
+    assert np.array_equal(first.tokens_MV, again.tokens_MV)
+    others = ["seed=1", "augment.views=1", "augment.scale=[0.5, 1.0]", "method.start=0", "cache.dtype=float16"]
+    for number, other in enumerate(others):
+        prefixes(task.recipe(folder, other))
+        assert len(entries(tmp_path)) == number + 2, other
+    other_weights = build_model(task.recipe(folder), 3)
+    other_weights.backbone_sha256 = "0" * 64
+    prefixes(task.recipe(folder), other_weights)
+    assert len(entries(tmp_path)) == len(others) + 2
+
+
+def assert_nothing_to_do(missing: list[int]) -> None:
+    assert missing == []
+
+
+def test_a_changed_video_makes_another_entry(task: Task, tmp_path: Path) -> None:
+    recipe = task.recipe(f"cache.folder={tmp_path.as_posix()}")
+    items = read_items(recipe.data.train, LABELS)[:2]
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(items[0].path.read_bytes())
+    clips = Clips([Item(copy, 0), items[1]], recipe.clip.spec(), recipe.augment)
+    before = prefixes(recipe, clips=clips).tokens_MV.copy()
+    copy.write_bytes(read_items(recipe.data.train, LABELS)[5].path.read_bytes())
+    after = prefixes(recipe, clips=clips).tokens_MV
+    assert len(entries(tmp_path)) == 2
+    assert not np.array_equal(before[0], after[0])
+    assert np.array_equal(before[1], after[1])
+
+
+def test_an_interrupted_entry_goes_on(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = task.recipe(f"cache.folder={tmp_path.as_posix()}")
+    items = read_items(recipe.data.train, LABELS)
+    broken = tmp_path / "broken.mp4"
+    broken.write_bytes(b"\x00\x01" * 400)
+    monkeypatch.setattr("train.cache.FORWARD_BATCH", 2)  # of 2 views: one clip at a time
+    clips = Clips([*items[:3], Item(broken, 0)], recipe.clip.spec(), recipe.augment)
+    with pytest.raises(VideoError, match=r"broken\.mp4"):
+        prefixes(recipe, clips=clips)
+    done = np.fromfile(next(tmp_path.glob("*/done.bin")), np.uint8)
+    assert done.tolist() == [1, 1, 1, 0]
+    clips.items[3] = Item(broken, 0)
+    asked: list[list[int]] = []
+    real = cache._fill
+    monkeypatch.setattr("train.cache._fill", lambda *a: (asked.append(a[4]), real(*a)))
+    with pytest.raises(VideoError):
+        prefixes(recipe, clips=clips)
+    assert asked == [[3]]
+
+
+def test_the_longest_unused_entry_makes_room(task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = f"cache.folder={tmp_path.as_posix()}"
+    size = prefixes(task.recipe(folder)).tokens_MV.nbytes
+    first = entries(tmp_path)
+    prefixes(task.recipe(folder, "seed=1"))
+    prefixes(task.recipe(folder))  # used again: the other one is older now
+    prefixes(task.recipe(folder, "seed=2", f"cache.max_gb={2.5 * size / 1e9}"))
+    assert first < entries(tmp_path)
+    assert len(entries(tmp_path)) == 2
+    assert "removing the longest unused entry" in capsys.readouterr().err

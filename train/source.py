@@ -1,0 +1,75 @@
+"""Where batches come from: fresh clips through the whole model, or kept prefixes; the order is the same for both."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from accelerate import Accelerator
+from accelerate.data_loader import prepare_data_loader
+from torch.utils.data import DataLoader
+
+from apt_edge.errors import ConfigError
+from apt_edge.methods.tuned import TunedModel
+from train.cache import CachedClips, cached, check_budget
+from train.data import Clips, Sample, load
+from train.order import FORWARD_BATCH, Order
+from train.recipe import Recipe
+
+
+@dataclass(frozen=True)
+class Source:
+    """Batches of one process.
+
+    Attributes:
+        loader: gives `Sample`s on the right device; `order` says of which epoch.
+        from_prefix: the inputs are prefixes, not clips.
+        one_row: of the kind that the head alone reads.
+    """
+
+    loader: DataLoader[Sample]
+    order: Order
+    from_prefix: bool
+    one_row: bool
+
+
+def make_sources(
+    model: TunedModel, recipe: Recipe, train: Clips, val: Clips, accelerator: Accelerator, workers: int
+) -> tuple[Source, Source]:
+    """Training and validation batches, from kept prefixes when the recipe has views and uses the cache.
+
+    Raises:
+        ConfigError: the batch cannot be divided among the processes, or the cache is too small.
+        VideoError: a clip cannot be read.
+    """
+    optim, augment, cache = recipe.optim, recipe.augment, recipe.cache
+    part = optim.batch // optim.accumulate
+    if part % accelerator.num_processes:
+        raise ConfigError(
+            f"{accelerator.num_processes} processes cannot share {part} videos (optim.batch / optim.accumulate)",
+            fix="choose a batch that is a multiple of both",
+        )
+    order = Order(len(train), part, recipe.seed, augment.views, augment.num_sample, optim.accumulate)
+    val_order = Order(len(val), FORWARD_BATCH, None)
+    if not (augment.views and cache.use):
+        return _source(model, train, order, accelerator, workers), _source(model, val, val_order, accelerator, workers)
+    check_budget(model, len(train), augment.views, len(val), cache)
+    kept_val = cached(model, val, 1, cache, accelerator, workers, "validation")
+    kept = cached(model, train, augment.views, cache, accelerator, workers, "training")
+    return _source(model, kept, order, accelerator, 0), _source(model, kept_val, val_order, accelerator, 0)
+
+
+def _source(
+    model: TunedModel, clips: Clips | CachedClips, order: Order, accelerator: Accelerator, workers: int
+) -> Source:
+    loader = prepare_data_loader(
+        load(clips, order, workers),
+        accelerator.device,
+        accelerator.num_processes,
+        accelerator.process_index,
+        split_batches=order.drop_last,  # training: each process has its part of every batch
+        even_batches=False,
+        put_on_device=True,
+        dispatch_batches=False,
+    )
+    kept = isinstance(clips, CachedClips)
+    return Source(loader, order, kept, kept and model.prefix_shape()[0] == 1)
