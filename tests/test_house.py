@@ -104,22 +104,28 @@ def test_every_shipped_configuration_loads():
     from apt_edge.config import load_toml
     from bench.suite import Suite
     from export.target import load_target
+    from train.league import League
     from train.pretrain import PretrainRecipe
     from train.recipe import Recipe
+    from train.sweep import Page
 
     for path in (ROOT / "export" / "targets").glob("*.toml"):
         assert load_target(path).name == path.stem
     for path in (ROOT / "bench" / "suites").glob("*.toml"):
         load_toml(path, Suite)
-    recipes = sorted((ROOT / "train" / "recipes").glob("*.toml"))
-    assert len(recipes) >= 5
-    for path in recipes:
-        load_toml(path, PretrainRecipe if path.stem == "nano-motion" else Recipe)
+    pages = sorted((ROOT / "train" / "recipes").rglob("*.toml"))
+    assert len(pages) >= 44
+    others = {"nano-motion": PretrainRecipe, "demo-league": League}
+    for path in pages:
+        sweep = "\n[grid]\n" in path.read_text(encoding="utf-8")
+        load_toml(path, Page if sweep else others.get(path.stem, Recipe))
 
 
 TOOLS = [
     "train.clips",
     "train.tune",
+    "train.sweep",
+    "train.league",
     "train.evaluate",
     "train.pretrain",
     "export.to_onnx",

@@ -11,20 +11,6 @@ from apt_edge.errors import ConfigError
 from tests.train.conftest import Task
 from train.recipe import Recipe
 
-FOLDER = Path(__file__).parents[2] / "train" / "recipes"
-RECIPES = [path for path in sorted(FOLDER.glob("*.toml")) if "[method]" in path.read_text(encoding="utf-8")]
-
-
-def test_shipped_recipes_are_there() -> None:
-    names = {path.stem for path in RECIPES}
-    assert {"demo-apt", "demo-vpt-deep", "demo-linear", "hmdb51-vitb-apt"} <= names
-
-
-@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
-def test_shipped_recipe_is_valid_and_named_as_its_file(path: Path) -> None:
-    assert load_toml(path, Recipe).name == path.stem
-    assert f"python -m train.tune train/recipes/{path.name}" in path.read_text(encoding="utf-8")
-
 
 def test_defaults_of_the_method_are_filled_in(task: Task) -> None:
     expected = {"name": "apt", "tokens": 6, "start": 1, "end": None, "dropout": 0.1, "reparam": "max1"}
