@@ -109,6 +109,7 @@ def export_pack(
         "pack_sha256": sha256(pack_path),
         "backbone": {"name": pack.backbone.name, "sha256": pack.backbone.sha256},
         "prompt_tokens": {str(block): tokens for block, tokens in pack.tokens.items()},
+        "form": pack.form,
     }
     clips = load_clips(clips_list, pack.clip, count)
     for target in targets:

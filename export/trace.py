@@ -43,9 +43,9 @@ class TypedModel(nn.Module):
         super().__init__()
         self.dtype = torch.float16 if half else torch.float32
         self.vit = scaled_queries(model.vit).to(self.dtype)
-        for module in self.vit.modules():
+        for name, module in model.vit.named_modules():
             if isinstance(module, LayerNorm):
-                module.float()
+                self.vit.get_submodule(name).float().load_state_dict(module.state_dict())  # as before the rounding
         self.head = model.head
         self.blocks = model.prompted
         heads = model.vit.config.heads if expand else -1

@@ -21,6 +21,7 @@ from apt_edge.methods.vpt_deep import VptDeepTokens
 from apt_edge.runtime.model_dir import ModelDir
 from export.target import Target, Tolerance
 from export.to_onnx import export_model
+from export.trace import TypedModel
 from tests.conftest import TINY_CLIP, tiny_model, tiny_pack
 
 LABELS = tuple(f"class {i}" for i in range(5))
@@ -118,6 +119,13 @@ def test_unfolded_vpt_gives_the_folded_logits(tiny_vit, tiny_clips, tmp_path):
         session = onnxruntime.InferenceSession(tmp_path / name / "model.onnx")
         outputs.append(session.run(None, {"clip": tiny_clips[:1]})[0])
     assert np.abs(outputs[0] - outputs[1]).max() < 1e-4
+
+
+def test_half_precision_leaves_the_norms_weights_as_they_are(tiny_vit):
+    model = FoldedModel(tiny_vit, tiny_model(tiny_vit).head, {})
+    typed, own = TypedModel(model, half=True).vit.block(0).norm1.weight, tiny_vit.block(0).norm1.weight
+    assert torch.equal(typed, own)
+    assert not torch.equal(typed, own.half().float())
 
 
 def test_parity_gate_fails_and_leaves_nothing(tiny_vit, tiny_clips, tmp_path):
