@@ -122,7 +122,7 @@ def test_unfolded_vpt_gives_the_folded_logits(tiny_vit, tiny_clips, tmp_path):
 
 
 def test_half_precision_leaves_the_norms_weights_as_they_are(tiny_vit):
-    model = FoldedModel(tiny_vit, tiny_model(tiny_vit).head, {})
+    model = FoldedModel(tiny_vit, tiny_model(tiny_vit, "linear").head, {})
     typed, own = TypedModel(model, half=True).vit.block(0).norm1.weight, tiny_vit.block(0).norm1.weight
     assert torch.equal(typed, own)
     assert not torch.equal(typed, own.half().float())
