@@ -49,14 +49,19 @@ def load_toml(path: str | Path, model: type[Model], overrides: list[str] | None 
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML", found=str(error)) from None
     for text in overrides or []:
-        _override(data, text)
+        override(data, text)
     try:
         return model.model_validate(data)
     except ValidationError as error:
         raise ConfigError(f"{path} does not validate", found=_describe(error, model), fix="correct the file") from None
 
 
-def _override(data: dict[str, Any], text: str) -> None:
+def override(data: dict[str, Any], text: str) -> None:
+    """Set one value in place: `text` is `a.b=value`, the value in TOML syntax (a bare word counts as a string).
+
+    Raises:
+        ConfigError: another form, or a value where a table should be.
+    """
     name, separator, value = text.partition("=")
     if not separator or not name:
         raise ConfigError(f"--set {text} is not of the form a.b=value")

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
 from apt_edge.config import Strict
+from apt_edge.methods import METHODS
+from train.recipe import checked_settings
+
+Rounds = Annotated[int, Field(ge=10, multiple_of=2)]  # even, so that both orders of ABBA are equally frequent
 
 
 class RandomModel(Strict):
@@ -65,7 +69,7 @@ class Suite(Strict):
     Attributes:
         name: also the default name of the output directory.
         baseline: the contender that ratios refer to.
-        rounds: timed runs of each contender; even, so that both orders of ABBA are equally frequent.
+        rounds: timed runs of each contender.
         warmup: rounds before that are not recorded.
         threads: threads within one operator.
         clips: list file of real videos; clips from a seed when absent (only for random models).
@@ -75,7 +79,7 @@ class Suite(Strict):
 
     name: str
     baseline: str
-    rounds: Annotated[int, Field(ge=10, multiple_of=2)]
+    rounds: Rounds
     warmup: int = Field(ge=1)
     threads: int = Field(ge=1)
     clips: str | None = None
@@ -92,4 +96,64 @@ class Suite(Strict):
             raise ValueError(f"the baseline {self.baseline} is not a contender: choose one of {', '.join(names)}")
         if self.clips is None and any(contender.random is None for contender in self.contenders):
             raise ValueError("exported models are measured on real clips: set clips to a list file")
+        return self
+
+
+class StepContender(Strict):
+    """A way of training, one row of the comparison.
+
+    Attributes:
+        name: as tables and plots show it.
+        method: of `METHODS`.
+        settings: of the method; what is left out has its default.
+        cached: steps begin with the kept prefix instead of the clip.
+        against: further contenders, beside the baseline, that its cost is compared with.
+    """
+
+    name: str = Field(min_length=1)
+    method: str
+    settings: dict[str, Any] = Field(default={})
+    cached: bool = False
+    against: list[str] = Field(default=[])
+
+    @model_validator(mode="after")
+    def _known(self) -> StepContender:
+        if self.method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}")
+        checked_settings(self.method, self.settings)
+        return self
+
+
+class StepSuite(Strict):
+    """A comparison of training steps: all contenders take turns, in one process, on clips of noise.
+
+    Attributes:
+        name: also the default name of the output directory.
+        backbone: as in recipes; `random:<size>` serves as well as any.
+        classes: width of the head.
+        batch: clips a step.
+        baseline: the contender that ratios refer to.
+        rounds: timed steps of each contender.
+        warmup: rounds before that are not recorded.
+        threads: threads within one operator.
+    """
+
+    name: str
+    backbone: str
+    classes: int = Field(default=174, ge=1)
+    batch: int = Field(default=1, ge=1)
+    baseline: str
+    rounds: Rounds
+    warmup: int = Field(ge=1)
+    threads: int = Field(ge=1)
+    contenders: list[StepContender] = Field(min_length=2)
+
+    @model_validator(mode="after")
+    def _consistent(self) -> StepSuite:
+        names = [contender.name for contender in self.contenders]
+        if len(set(names)) < len(names):
+            raise ValueError("two contenders have the same name")
+        for name in [self.baseline, *(other for contender in self.contenders for other in contender.against)]:
+            if name not in names:
+                raise ValueError(f"{name} is not a contender: choose one of {', '.join(names)}")
         return self

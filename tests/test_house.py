@@ -102,7 +102,7 @@ def test_the_wheel_holds_the_library_alone(tmp_path):
 
 def test_every_shipped_configuration_loads():
     from apt_edge.config import load_toml
-    from bench.suite import Suite
+    from bench.suite import StepSuite, Suite
     from export.target import load_target
     from train.league import League
     from train.pretrain import PretrainRecipe
@@ -112,7 +112,7 @@ def test_every_shipped_configuration_loads():
     for path in (ROOT / "export" / "targets").glob("*.toml"):
         assert load_target(path).name == path.stem
     for path in (ROOT / "bench" / "suites").glob("*.toml"):
-        load_toml(path, Suite)
+        load_toml(path, StepSuite if path.stem.startswith("steps-") else Suite)
     pages = sorted((ROOT / "train" / "recipes").rglob("*.toml"))
     assert len(pages) >= 44
     others = {"nano-motion": PretrainRecipe, "demo-league": League}
@@ -132,6 +132,7 @@ TOOLS = [
     "export.to_engine",
     "bench.flops",
     "bench.run",
+    "bench.steps",
     "bench.report",
     "bench.demo",
     "bench.seeds",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 import torch
@@ -12,10 +13,19 @@ from torch import Tensor, nn
 
 from apt_edge.backbone.vit import SIZES, ExtraKV, Head, Vit, VitConfig
 from apt_edge.errors import ConfigError
-from bench.flops import macs, main, trainable_parameters
+from apt_edge.methods import METHODS
+from bench.flops import clip_macs, main, make_method, trained_numbers
 
 SMALL = VitConfig(64, 3, 2, frames=4, size=32, tubelet=4, patch=8, mlp_ratio=3)
 CLASSES, TOKENS = 11, 7
+
+
+def trained(name: str, config: VitConfig, classes: int, **settings: Any) -> int:
+    return trained_numbers(make_method(name, config, settings), classes)
+
+
+def macs(name: str, config: VitConfig, classes: int, deployed: bool = True, **settings: Any) -> int:
+    return clip_macs(make_method(name, config, settings), classes, deployed)
 
 
 @pytest.mark.parametrize(
@@ -24,7 +34,7 @@ CLASSES, TOKENS = 11, 7
     + [(1600, 2563758), (2000, 3187758)],
 )
 def test_apt_paper_table_1(tokens: int, expected: int) -> None:
-    assert trainable_parameters("apt", SIZES["vit-small"], 174, tokens) == expected
+    assert trained("apt", SIZES["vit-small"], 174, tokens=tokens) == expected
 
 
 @pytest.mark.parametrize(
@@ -32,17 +42,17 @@ def test_apt_paper_table_1(tokens: int, expected: int) -> None:
     [(1, 80765, 180.518), (5, 87005, 180.634), (100, 235205, 183.379), (200, 391205, 186.269), (400, 703205, 192.050)],
 )
 def test_apt_paper_table_5(tokens: int, parameters: int, gmacs: float) -> None:
-    assert trainable_parameters("apt", SIZES["vit-base"], 101, tokens) == parameters
-    assert round(macs("apt", SIZES["vit-base"], 101, tokens) / 1e9, 3) == gmacs
+    assert trained("apt", SIZES["vit-base"], 101, tokens=tokens) == parameters
+    assert round(macs("apt", SIZES["vit-base"], 101, tokens=tokens) / 1e9, 3) == gmacs
 
 
 def test_head_alone_and_vpt_on_vit_base() -> None:
     base = SIZES["vit-base"]
-    assert macs("linear", base, 101, 0) == 180_489_174_528
-    assert trainable_parameters("linear", base, 101, 0) == 79_205
-    assert round(macs("vpt-deep", base, 101, 400, as_tokens=True) / 1e9, 3) == 240.570
-    assert macs("vpt-deep", base, 101, 400) == macs("apt", base, 101, 400) == 192_049_724_928
-    assert trainable_parameters("vpt-deep", base, 101, 5) == 12 * 5 * 768 + 79_205
+    assert macs("linear", base, 101) == 180_489_174_528
+    assert trained("linear", base, 101) == 79_205
+    assert round(macs("vpt-deep", base, 101, deployed=False, tokens=400) / 1e9, 3) == 240.570
+    assert macs("vpt-deep", base, 101, tokens=400) == macs("apt", base, 101, tokens=400) == 192_049_724_928
+    assert trained("vpt-deep", base, 101, tokens=5) == 12 * 5 * 768 + 79_205
 
 
 class Classifier(nn.Module):
@@ -85,20 +95,22 @@ def fvcore_macs(config: VitConfig, blocks: range, as_tokens: bool = False) -> fl
 
 @pytest.mark.parametrize("config", [SIZES["nano"], SMALL], ids=["nano", "small"])
 def test_fvcore_counts_the_same_to_the_unit(config: VitConfig) -> None:
-    some, every = range(1, 3), range(config.depth)
-    assert fvcore_macs(config, range(0)) == macs("linear", config, CLASSES, 0)
-    for blocks in (some, every):
-        assert fvcore_macs(config, blocks) == macs("apt", config, CLASSES, TOKENS, blocks)
-        assert fvcore_macs(config, blocks, True) == macs("vpt-deep", config, CLASSES, TOKENS, blocks, as_tokens=True)
+    some, every = {"start": 1, "end": 2}, {"start": 0, "end": config.depth - 1}
+    assert fvcore_macs(config, range(0)) == macs("linear", config, CLASSES)
+    for place in (some, every):
+        blocks = range(place["start"], place["end"] + 1)
+        assert fvcore_macs(config, blocks) == macs("apt", config, CLASSES, tokens=TOKENS, **place)
+        published = macs("vpt-deep", config, CLASSES, deployed=False, tokens=TOKENS, **place)
+        assert fvcore_macs(config, blocks, True) == published
 
 
 def test_nonsense_is_refused() -> None:
-    with pytest.raises(ConfigError, match="no closed form"):
-        macs("adaptformer", SMALL, 2, 1)
-    with pytest.raises(ConfigError, match="never tokens"):
-        macs("apt", SMALL, 2, 1, as_tokens=True)
-    with pytest.raises(ConfigError, match="within 0 to 2"):
-        trainable_parameters("apt", SMALL, 2, 1, range(1, 4))
+    with pytest.raises(ConfigError, match="no method 'adapter'"):
+        macs("adapter", SMALL, 2)
+    with pytest.raises(ConfigError, match="did you mean tokens"):
+        macs("apt", SMALL, 2, token=1)
+    with pytest.raises(ConfigError, match="not blocks of this backbone"):
+        trained("apt", SMALL, 2, tokens=1, start=1, end=3)
 
 
 def test_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,10 +120,23 @@ def test_program(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[
         return capsys.readouterr().out
 
     got = json.loads(run("--method", "apt", "--tokens", "400", "--json"))
-    assert got == {"trainable_parameters": 703205, "gmacs": 192.049724928}
+    assert (got["trainable_parameters"], got["gmacs_published"]) == (703205, 192.049724928)
+    assert (got["gmacs_deployed"], got["folds"], got["settings"]["tokens"]) == (192.049724928, True, 400)
     assert "183.379" in run("--method", "apt", "--tokens", "1", "5", "100")
     first, last = (
-        json.loads(run("--method", "apt", "--tokens", "8", "--blocks", b, "--json")) for b in ("0:5", "6:11")
+        json.loads(run("--method", "apt", "--set", "tokens=8", "--set", start, "--set", end, "--json"))
+        for start, end in (("start=0", "end=5"), ("start=6", "end=11"))
     )
-    assert first == last
-    assert first["trainable_parameters"] == 6 * 8 * 130 + 79_205
+    assert first["gmacs_deployed"] == last["gmacs_deployed"]
+    assert first["trainable_parameters"] == last["trainable_parameters"] == 6 * 8 * 130 + 79_205
+
+
+def test_program_compares_all_methods(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--model", "vit-base", "--classes", "101", "--method", "all", "--tokens", "1", "400", "--json"]
+    monkeypatch.setattr("sys.argv", ["bench.flops", *arguments])
+    main()
+    rows = json.loads(capsys.readouterr().out)
+    assert {row["method"] for row in rows} == set(METHODS)
+    assert [row["settings"]["tokens"] for row in rows if row["method"] == "vpt-deep"] == [1, 400]
+    (lora,) = (row for row in rows if row["method"] == "lora")
+    assert lora["gmacs_deployed"] < lora["gmacs_published"]
