@@ -55,7 +55,7 @@ def ratio_against_gmacs(rows: Rows) -> str:
                 row["gmacs_ratio"],
                 middle,
                 error,
-                fmt=MARKERS[index % len(MARKERS)],
+                fmt=_marker(index),
                 mfc="none",
                 ms=9,
                 capsize=4,
@@ -77,7 +77,7 @@ def accuracy_against_latency(rows: Rows, name: str = "contender") -> str:
         for index, row in enumerate(rows):
             if row.get("accuracy") is not None:
                 place = (row["latency_ms_median"], 100 * row["accuracy"])
-                axes.plot(*place, MARKERS[index % len(MARKERS)], color=_colour(index), ms=9, label=str(row[name]))
+                axes.plot(*place, _marker(index), color=_colour(index), ms=9, label=str(row[name]))
         axes.set_xlabel("median milliseconds for one clip")
         axes.set_ylabel("accuracy, %")
         _legend(axes)
@@ -100,6 +100,11 @@ def accuracy_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
 
 def _colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
+
+
+def _marker(index: int) -> str:
+    """Moves on by one more with each round of the colours, so that no two rows look alike."""
+    return MARKERS[(index + index // len(COLOURS)) % len(MARKERS)]
 
 
 def _legend(axes: Axes) -> None:
