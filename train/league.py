@@ -13,12 +13,16 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from pydantic import Field, model_validator
+from tqdm import tqdm
 
 from apt_edge.config import load_toml
 from apt_edge.errors import run_tool
 from apt_edge.files import atomic, write_json
 from apt_edge.methods.cost import backbone_macs, head_macs
+from apt_edge.runtime.timing import measure_interleaved, paired_ratio
 from apt_edge.tables import MISSING, Column, Row, markdown_table, number
 from apt_edge.video.lists import read_labels
 from train.campaign import (
@@ -34,9 +38,14 @@ from train.campaign import (
     summarise_seeds,
 )
 from train.comparison_plots import save_league
+from train.devices import choose_device
 from train.recipe import Recipe
+from train.rundir import environment
 from train.seeds import paired_difference
+from train.stepcost import Step, make_step, peak_bytes
 from train.tune import build_model
+
+ROUNDS, WARMUP = 20, 2
 
 
 class League(Campaign):
@@ -44,18 +53,21 @@ class League(Campaign):
 
     Attributes:
         baseline: the contender that the others' accuracies are compared with, seed by seed.
+        steps_against: the contender whose step time the others' are divided by.
         common: settings of all runs.
         contenders: settings of each one, its method and rates among them.
     """
 
     baseline: str = "linear"
+    steps_against: str = "full"
     common: dict[str, Any] = Field(default_factory=dict)
     contenders: dict[str, dict[str, Any]] = Field(min_length=2)
 
     @model_validator(mode="after")
-    def _has_baseline(self) -> League:
-        if self.baseline not in self.contenders:
-            raise ValueError(f"the baseline {self.baseline} is none of {', '.join(self.contenders)}")
+    def _has_references(self) -> League:
+        for reference in (self.baseline, self.steps_against):
+            if reference not in self.contenders:
+                raise ValueError(f"the reference {reference} is none of {', '.join(self.contenders)}")
         return self
 
 
@@ -104,6 +116,34 @@ def deployed_gmacs(recipe: Recipe) -> float:
     return (backbone_macs(method.config) + method.added_macs(True) + head_macs(method.config, classes)) / 1e9
 
 
+def step_costs(rows: Sequence[Row], against: str, path: Path, device: torch.device) -> dict[str, Row]:
+    """Median ms of a training step, its ratio to the step of `against`, and its peak memory, by method.
+
+    The steps of all methods run interleaved in this process, each on what its runs trained on: kept prefixes, where
+    they had them. What was measured is kept in `path`, and measured again when a recipe has changed.
+    """
+    recipes = {row["method"]: row["recipe"] for row in rows if "recipe" in row}
+    if path.is_file() and (kept := json.loads(path.read_text(encoding="utf-8")))["recipes"] == recipes:
+        return kept["costs"]
+    steps = {name: _step(Recipe.model_validate(recipe), device) for name, recipe in recipes.items()}
+    with tqdm(total=ROUNDS, desc="steps", unit="round", disable=None) as bar:
+        times = measure_interleaved(steps, ROUNDS, WARMUP, progress=lambda _: bar.update())
+    costs: dict[str, Row] = {
+        name: {"step_ms": float(np.median(times[name])), "peak_mb": peak_bytes(step) / 1e6}
+        for name, step in steps.items()
+    }
+    for name in costs if against in times else ():
+        ratio = paired_ratio(times[name], times[against])
+        costs[name] |= {"step_ratio": ratio.median, "step_ratio_low": ratio.low, "step_ratio_high": ratio.high}
+    write_json(path, {"recipes": recipes, "rounds": ROUNDS, "environment": environment(device, 1), "costs": costs})
+    return costs
+
+
+def _step(recipe: Recipe, device: torch.device) -> Step:
+    model = build_model(recipe, len(read_labels(recipe.data.labels))).to(device)
+    return make_step(model, recipe.optim.batch, bool(recipe.augment.views) and recipe.cache.use, recipe.optim)
+
+
 def write_results(league: League, rows: Sequence[Row], folder: Path) -> str:
     """Write `league.json`, `league.md` and `accuracy.png` into a folder; returns the table."""
     columns: dict[str, Column] = {
@@ -117,6 +157,9 @@ def write_results(league: League, rows: Sequence[Row], folder: Path) -> str:
         "trainable": number("trainable_parameters", ","),
         "GMACs deployed": number("gmacs", ".4g"),
         "pack, kB": number("pack_kb", ",.0f"),
+        "step, ms": number("step_ms", ".4g"),
+        f"step / {league.steps_against}'s": number("step_ratio", ".2f"),
+        "peak memory, MB": number("peak_mb", ",.0f"),
         **FAILED,
     }
     table = markdown_table(rows, columns)
@@ -137,6 +180,8 @@ def main() -> None:
     league = load_toml(arguments.page, League)
     out = arguments.out or Path("runs") / Path(arguments.page).stem
     rows, outcomes = play(league, out, arguments.jobs, run_options(arguments))
+    costs = step_costs(rows, league.steps_against, out / "steps.json", choose_device(arguments.device))
+    rows = [row | costs.get(row["method"], {}) for row in rows]
     table = write_results(league, rows, arguments.publish or out)
     print(json.dumps(rows, indent=2) if arguments.json else table)
     raise_failures(outcomes)
