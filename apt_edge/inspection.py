@@ -69,8 +69,10 @@ def _pack(path: Path, pack: PromptPack) -> dict[str, Any]:
 
 
 def _model(model: ModelDir) -> dict[str, Any]:
-    keys = ("method", "form", "precision", "opset", "attention", "trainable_parameters", "prompt_tokens")
-    keys += ("backbone", "parity")
+    keys = (
+        *("method", "form", "precision", "opset", "attention"),
+        *("trainable_parameters", "prompt_tokens", "backbone", "parity"),
+    )
     facts = {key: model.facts[key] for key in keys if key in model.facts}
     facts |= {"clip": model.clip.to_dict(), "labels": list(model.labels), "onnx_bytes": model.onnx.stat().st_size}
     if model.engine.is_file():

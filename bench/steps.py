@@ -1,7 +1,7 @@
 """What one training step costs, method by method: `python -m bench.steps bench/suites/steps-x.toml`.
 
 Time is measured: all contenders take turns in one process, ratios carry a 95 % interval. Peak memory and the products
-of a step are counted (`train.stepcost`) and repeat exactly.
+of a step are counted (`train.engine.stepcost`) and repeat exactly.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ from bench.plots import ratio_against_gmacs
 from bench.rows import ROWS, interval
 from bench.run import RUNS
 from bench.suite import StepContender, StepSuite
+from train.engine.stepcost import Step, make_step, peak_bytes, step_macs
 from train.recipe import checked_settings
-from train.stepcost import Step, make_step, peak_bytes, step_macs
 
 TABLE, PLOT = "table.md", "steps.svg"
 

@@ -14,7 +14,7 @@ from tqdm import tqdm
 from apt_edge.errors import VideoError
 from apt_edge.video.decode import VideoInfo, verify
 from apt_edge.video.lists import Item, read_labels, read_list
-from train.data import read_items
+from train.engine.data import read_items
 
 
 def check_list(path: str | Path) -> dict[str, Any]:

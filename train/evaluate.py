@@ -18,9 +18,9 @@ from apt_edge.backbone.folded import FoldedModel, folded_model
 from apt_edge.errors import run_tool
 from apt_edge.files import write_json
 from apt_edge.pack import PromptPack
-from train.data import Clips, batches, load, read_items, shuffle_frames
 from train.devices import add_device_arguments, choose_device
-from train.order import FORWARD_BATCH, Order
+from train.engine.data import Clips, batches, load, read_items, shuffle_frames
+from train.engine.order import FORWARD_BATCH, Order
 from train.plots import save_confusion
 
 

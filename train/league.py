@@ -25,7 +25,7 @@ from apt_edge.methods.cost import backbone_macs, head_macs
 from apt_edge.runtime.timing import measure_interleaved, paired_ratio
 from apt_edge.tables import MISSING, Column, Row, markdown_table, number
 from apt_edge.video.lists import read_labels
-from train.campaign import (
+from train.comparison.campaign import (
     ACCURACY,
     FAILED,
     Campaign,
@@ -37,12 +37,12 @@ from train.campaign import (
     run_options,
     summarise_seeds,
 )
-from train.comparison_plots import save_league
+from train.comparison.plots import save_league
+from train.comparison.seeds import paired_difference
 from train.devices import choose_device
+from train.engine.stepcost import Step, make_step, peak_bytes
 from train.recipe import Recipe
 from train.rundir import environment
-from train.seeds import paired_difference
-from train.stepcost import Step, make_step, peak_bytes
 from train.tune import build_model
 
 ROUNDS, WARMUP = 20, 2

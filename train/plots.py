@@ -9,7 +9,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from apt_edge.files import atomic
-from train.loop import EpochRecord
+from train.engine.loop import EpochRecord
 
 
 def save_curves(history: Sequence[EpochRecord], title: str, path: Path) -> None:

@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, create_model, field_validator, mode
 from apt_edge.clip import IMAGENET_MEAN, IMAGENET_STD, ClipSpec
 from apt_edge.config import Strict
 from apt_edge.methods import METHODS
-from train.randaug import parse_randaug
+from train.engine.randaug import parse_randaug
 
 # TOML has arrays and no tuples: the length is checked, the container is converted.
 Pair = Annotated[tuple[float, float], Field(strict=False)]
@@ -103,7 +103,7 @@ class Optim(Strict):
 
 
 class Augment(Strict):
-    """Random changes of the training clips, one draw a clip so that all its frames agree. See `train.augment`.
+    """Random changes of the training clips, one draw a clip so that all its frames agree. See `train.engine.augment`.
 
     Attributes:
         views: augmented views of each clip whose frozen prefix is computed once and kept in memory; each epoch draws

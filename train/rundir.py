@@ -14,7 +14,7 @@ import torch
 
 from apt_edge.errors import ConfigError
 from apt_edge.files import replace_directory
-from train.checkpoint import FOLDER, checkpoints
+from train.engine.checkpoint import FOLDER, checkpoints
 
 PACKAGES = ("apt-edge", "torch", "accelerate", "numpy", "av", "safetensors")
 

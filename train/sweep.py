@@ -24,7 +24,7 @@ from apt_edge.config import load_toml
 from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import atomic, write_json
 from apt_edge.tables import Column, Row, markdown_table, number
-from train.campaign import (
+from train.comparison.campaign import (
     ACCURACY,
     FAILED,
     Campaign,
@@ -36,8 +36,8 @@ from train.campaign import (
     run_options,
     summarise_seeds,
 )
-from train.comparison_plots import save_sweep
-from train.seeds import MOST_SEEDS, paired_difference
+from train.comparison.plots import save_sweep
+from train.comparison.seeds import MOST_SEEDS, paired_difference
 
 COLUMNS: dict[str, Column] = {
     **ACCURACY,

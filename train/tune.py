@@ -22,14 +22,14 @@ from apt_edge.methods.tuned import TunedModel, make_pack
 from apt_edge.pack import PromptPack
 from apt_edge.video.lists import read_labels
 from train.advice import dead_scales, read_evaluation, warning
-from train.data import Clips, read_items
 from train.devices import add_device_arguments, choose_device, make_accelerator
+from train.engine.data import Clips, read_items
+from train.engine.loop import EpochRecord, fit
+from train.engine.source import make_sources
 from train.evaluate import evaluate
-from train.loop import EpochRecord, fit
 from train.plots import save_confusion, save_curves
 from train.recipe import Recipe
 from train.rundir import environment, run_folder
-from train.source import make_sources
 
 
 def tune(

@@ -10,7 +10,7 @@ from apt_edge.errors import ConfigError
 from apt_edge.video.lists import read_list
 from apt_edge.video.preprocess import to_input
 from tests.train.conftest import Task
-from train.augment import augment_clip, augmented_views, crop_box
+from train.engine.augment import augment_clip, augmented_views, crop_box
 from train.recipe import Augment
 
 SPEC = ClipSpec(frames=4, size=32, sampling="segments")

@@ -12,10 +12,10 @@ from apt_edge.errors import VideoError
 from apt_edge.methods.tuned import TunedModel
 from apt_edge.video.lists import Item
 from tests.train.conftest import LABELS, Task
-from train import cache
-from train.cache import CachedClips, cached
-from train.data import Clips, read_items
 from train.devices import make_accelerator
+from train.engine import cache
+from train.engine.cache import CachedClips, cached
+from train.engine.data import Clips, read_items
 from train.recipe import Recipe
 from train.tune import build_model
 
@@ -57,7 +57,7 @@ def test_an_entry_is_used_again_and_nothing_else_shares_it(
     first = prefixes(task.recipe(folder))
     assert len(entries(tmp_path)) == 1
     with monkeypatch.context() as patch:
-        patch.setattr("train.cache._fill", lambda *arguments: assert_nothing_to_do(arguments[4]))
+        patch.setattr("train.engine.cache._fill", lambda *arguments: assert_nothing_to_do(arguments[4]))
         again = prefixes(task.recipe(folder, "method={name='vpt-deep', tokens=3, start=1}", "optim.base_lr=1.0"))
     assert np.array_equal(first.tokens_MV, again.tokens_MV)
     others = ["seed=1", "augment.views=1", "augment.scale=[0.5, 1.0]", "method.start=0", "cache.dtype=float16"]
@@ -93,7 +93,7 @@ def test_an_interrupted_entry_goes_on(task: Task, tmp_path: Path, monkeypatch: p
     items = read_items(recipe.data.train, LABELS)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"\x00\x01" * 400)
-    monkeypatch.setattr("train.cache.FORWARD_BATCH", 2)  # of 2 views: one clip at a time
+    monkeypatch.setattr("train.engine.cache.FORWARD_BATCH", 2)  # of 2 views: one clip at a time
     clips = Clips([*items[:3], Item(broken, 0)], recipe.clip.spec(), recipe.augment)
     with pytest.raises(VideoError, match=r"broken\.mp4"):
         prefixes(recipe, clips=clips)
@@ -102,7 +102,7 @@ def test_an_interrupted_entry_goes_on(task: Task, tmp_path: Path, monkeypatch: p
     clips.items[3] = Item(broken, 0)
     asked: list[list[int]] = []
     real = cache._fill
-    monkeypatch.setattr("train.cache._fill", lambda *a: (asked.append(a[4]), real(*a)))
+    monkeypatch.setattr("train.engine.cache._fill", lambda *a: (asked.append(a[4]), real(*a)))
     with pytest.raises(VideoError):
         prefixes(recipe, clips=clips)
     assert asked == [[3]]

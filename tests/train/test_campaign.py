@@ -9,9 +9,9 @@ import pytest
 from apt_edge.config import load_toml
 from apt_edge.errors import ConfigError
 from tests.train.conftest import Task
-from train.campaign import Campaign, RunsFailed, raise_failures, run_all, set_strings
+from train.comparison.campaign import Campaign, RunsFailed, raise_failures, run_all, set_strings
+from train.comparison.seeds import mean_and_spread, paired_difference
 from train.recipe import Recipe
-from train.seeds import mean_and_spread, paired_difference
 
 
 def campaign(task: Task) -> Campaign:

@@ -11,7 +11,7 @@ from torch import Tensor
 from apt_edge.errors import AptEdgeError, VideoError
 from apt_edge.video.lists import Item
 from tests.train.conftest import LABELS, Task
-from train.data import Clips, batches, load, read_items, shuffle_frames
+from train.engine.data import Clips, batches, load, read_items, shuffle_frames
 
 
 def test_clips_depend_on_seed_draw_and_place_alone(task: Task) -> None:

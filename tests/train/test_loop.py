@@ -14,11 +14,11 @@ from torch import Tensor
 from apt_edge.errors import AptEdgeError, ConfigError
 from apt_edge.methods.tuned import TunedModel
 from tests.train.conftest import LABELS, Task
-from train.data import Clips, batches, read_items
 from train.devices import make_accelerator
-from train.loop import EpochRecord, fit, validate
+from train.engine.data import Clips, batches, read_items
+from train.engine.loop import EpochRecord, fit, validate
+from train.engine.source import Source, make_sources
 from train.recipe import Recipe
-from train.source import Source, make_sources
 from train.tune import build_model
 
 CPU = torch.device("cpu")
@@ -94,7 +94,7 @@ def test_run_interrupted_at_any_step_is_resumed_to_the_bit(
     recipe = task.recipe(f"augment.views={views}", "method.dropout=0.3", "augment.num_sample=2")
     whole, expected = trained(recipe, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr("train.loop.F.cross_entropy", interrupted_at(step))
+        patch.setattr("train.engine.loop.F.cross_entropy", interrupted_at(step))
         with pytest.raises(KeyboardInterrupt):
             trained(recipe, tmp_path / "cut", checkpoint_minutes=checkpoint_minutes)
     torch.manual_seed(12345)  # another process would not share the random state either
@@ -124,7 +124,7 @@ def test_two_checkpoints_are_kept_and_a_torn_one_is_skipped(
     recipe = task.recipe()
     _, expected = trained(recipe, tmp_path / "whole")
     with monkeypatch.context() as patch:
-        patch.setattr("train.loop.F.cross_entropy", interrupted_at(7))
+        patch.setattr("train.engine.loop.F.cross_entropy", interrupted_at(7))
         with pytest.raises(KeyboardInterrupt):
             trained(recipe, tmp_path / "cut", checkpoint_minutes=0.0)
     files = sorted((tmp_path / "cut" / "checkpoints").iterdir())

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.train.conftest import Task
-from train.optim import lr_factor, parameter_groups
+from train.engine.optim import lr_factor, parameter_groups
 from train.tune import build_model
 
 

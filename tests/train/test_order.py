@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from train.order import Order
+from train.engine.order import Order
 
 
 def keys(order: Order, epoch: int = 0) -> list[tuple[int, tuple[int, ...]]]:

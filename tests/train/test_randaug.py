@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.train.conftest import Task
-from train.randaug import OPERATIONS, RandAugment, draw_operations, parse_randaug, rand_augment
+from train.engine.randaug import OPERATIONS, RandAugment, draw_operations, parse_randaug, rand_augment
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from apt_edge.config import load_toml
 from apt_edge.methods import METHODS
 from apt_edge.methods.tuned import TunedModel
 from tests.conftest import TINY
-from train.optim import parameter_groups
+from train.engine.optim import parameter_groups
 from train.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]

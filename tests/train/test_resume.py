@@ -86,7 +86,7 @@ def test_two_processes_give_the_losses_of_one(task: Task, tmp_path: Path) -> Non
 LIMITED = """
 import resource, runpy, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write beyond the limit fails like one on a full disk
-from train import {module}
+from train.engine import {module}
 before = {module}.{function}
 def limited(*arguments, **settings):
     resource.setrlimit(resource.RLIMIT_FSIZE, ({limit}, resource.RLIM_INFINITY))

@@ -12,7 +12,7 @@ from apt_edge.backbone.checkpoints import random_backbone
 from apt_edge.methods import METHODS
 from apt_edge.methods.tuned import TunedModel
 from tests.conftest import TINY
-from train.stepcost import Step, held_bytes, make_step, peak_above, peak_bytes, step_macs
+from train.engine.stepcost import Step, held_bytes, make_step, peak_above, peak_bytes, step_macs
 
 CLASSES, TOKENS, BATCH = 5, 6, 2
 CPU = torch.device("cpu")

@@ -11,7 +11,7 @@ import pytest
 from apt_edge.config import load_toml
 from apt_edge.errors import ConfigError
 from tests.train.conftest import Task
-from train.campaign import RunsFailed
+from train.comparison.campaign import RunsFailed
 from train.sweep import Page, best_row, main, points, read_grid, read_pages
 
 ROOT = Path(__file__).parents[2]

@@ -19,12 +19,12 @@ from tqdm import tqdm
 
 from apt_edge.errors import AptEdgeError, ConfigError
 from apt_edge.methods.tuned import TunedModel
-from train.checkpoint import checkpoints, load_checkpoint, save_checkpoint
-from train.data import batches
-from train.optim import lr_factor, parameter_groups
+from train.engine.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from train.engine.data import batches
+from train.engine.optim import adamw, lr_factor
+from train.engine.runlog import RunLog
+from train.engine.source import Source
 from train.recipe import Recipe
-from train.runlog import RunLog
-from train.source import Source
 
 
 class DivergedError(AptEdgeError):
@@ -86,11 +86,9 @@ class _Fit:
                 f"{train.order.clips} training clips do not fill one batch of {recipe.optim.batch}",
                 fix="lower optim.batch",
             )
-        optim = recipe.optim
         self.model, self.train, self.val, self.recipe, self.folder = model, train, val, recipe, folder
         self.accelerator, self.checkpoint_seconds = accelerator, 60 * checkpoint_minutes
-        adamw = torch.optim.AdamW(parameter_groups(model, optim), lr=0.0, betas=optim.betas, eps=optim.eps)
-        self.wrapped, self.optimiser = accelerator.prepare(model, adamw)
+        self.wrapped, self.optimiser = accelerator.prepare(model, adamw(model, recipe.optim))
         self.history: list[EpochRecord] = []
         self.step = 0
         self.sums = [0.0, 0.0, 0.0]  # loss, right answers and clips of the epoch so far

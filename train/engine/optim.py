@@ -1,8 +1,10 @@
-"""AdamW's parameter groups and the learning-rate schedule of the published recipes."""
+"""AdamW with the groups and the learning-rate schedule of the published recipes."""
 
 from __future__ import annotations
 
 import math
+
+import torch
 
 from apt_edge.methods.tuned import TunedModel
 from train.recipe import Optim
@@ -31,6 +33,12 @@ def parameter_groups(model: TunedModel, optim: Optim) -> list[dict[str, object]]
         assert isinstance(parameters, list)
         parameters.append(parameter)
     return list(groups.values())
+
+
+def adamw(model: TunedModel, optim: Optim) -> torch.optim.AdamW:
+    """The optimiser at its peak rates; one fused kernel for all weights."""
+    groups = [{"lr": group["peak_lr"], **group} for group in parameter_groups(model, optim)]
+    return torch.optim.AdamW(groups, betas=optim.betas, eps=optim.eps, fused=True)
 
 
 def lr_factor(step: int, steps: int, warmup_steps: int, min_ratio: float) -> float:

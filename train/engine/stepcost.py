@@ -15,7 +15,7 @@ from torch.autograd.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from apt_edge.methods.tuned import TunedModel
-from train.optim import parameter_groups
+from train.engine.optim import adamw
 from train.recipe import Optim
 
 Shape = tuple[int, ...]
@@ -89,9 +89,8 @@ def make_step(model: TunedModel, batch: int, cached: bool = False, optim: Optim 
     noise = torch.Generator().manual_seed(seed)
     clips = torch.randn(batch, 3, config.frames, config.size, config.size, generator=noise).to(device)
     labels = (torch.arange(batch) % model.head.linear.out_features).to(device)
-    groups = [{"lr": group["peak_lr"], **group} for group in parameter_groups(model, optim)]
-    optimiser = torch.optim.AdamW(groups, betas=optim.betas, eps=optim.eps)
     model.train()
+    optimiser = adamw(model, optim)
     return Step(model, optimiser, model.prefix(clips) if cached else clips, labels, cached, optim.label_smoothing)
 
 

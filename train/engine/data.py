@@ -18,8 +18,8 @@ from apt_edge.clip import ClipSpec
 from apt_edge.errors import AptEdgeError, ConfigError
 from apt_edge.video.lists import Item, read_list
 from apt_edge.video.load import load_clip
-from train.augment import augmented_views
-from train.order import Key
+from train.engine.augment import augmented_views
+from train.engine.order import Key
 from train.recipe import Augment
 
 

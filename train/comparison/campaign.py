@@ -21,9 +21,9 @@ from apt_edge.errors import AptEdgeError, ConfigError
 from apt_edge.tables import MISSING, Column, Row, number
 from train.advice import read_evaluation
 from train.clips import make_clips
+from train.comparison.seeds import MOST_SEEDS, mean_and_spread
 from train.devices import add_device_arguments
 from train.recipe import Recipe
-from train.seeds import MOST_SEEDS, mean_and_spread
 
 TOOL = "train.tune"
 POLL_SECONDS = 0.1

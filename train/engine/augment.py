@@ -18,7 +18,7 @@ from apt_edge.clip import ClipSpec
 from apt_edge.video.decode import probe, read_frames
 from apt_edge.video.preprocess import normalise, resize
 from apt_edge.video.sampling import clip_indices
-from train.randaug import parse_randaug, rand_augment
+from train.engine.randaug import parse_randaug, rand_augment
 from train.recipe import Augment
 
 

@@ -10,9 +10,9 @@ from torch.utils.data import DataLoader
 
 from apt_edge.errors import ConfigError
 from apt_edge.methods.tuned import TunedModel
-from train.cache import CachedClips, cached, check_budget
-from train.data import Clips, Sample, load
-from train.order import FORWARD_BATCH, Order
+from train.engine.cache import CachedClips, cached, check_budget
+from train.engine.data import Clips, Sample, load
+from train.engine.order import FORWARD_BATCH, Order
 from train.recipe import Recipe
 
 

@@ -30,9 +30,9 @@ from apt_edge.errors import AptEdgeError, ConfigError
 from apt_edge.files import write_json
 from apt_edge.methods.tuned import TunedModel
 from apt_edge.video import decode, preprocess, sampling
-from train import augment
-from train.data import Clips, Sample, batches, load
-from train.order import FORWARD_BATCH, Key
+from train.engine import augment
+from train.engine.data import Clips, Sample, batches, load
+from train.engine.order import FORWARD_BATCH, Key
 from train.recipe import Cache
 
 TOKENS, DONE, KEY = "prefix.bin", "done.bin", "key.json"

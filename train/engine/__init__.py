@@ -1,0 +1,1 @@
+"""The training engine: clips in their order, the frozen prefix, steps, checkpoints."""
