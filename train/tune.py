@@ -79,6 +79,8 @@ def tune(
             "method": recipe.method["name"],
             **evaluation.to_dict(),
             **model.method.health(),
+            "folds": model.method.folds,
+            "deployed_as": model.method.deployment,
             "trainable_parameters": model.trainable_parameters(),
             "epochs": len(history),
             "seconds": round(seconds, 1),
@@ -175,7 +177,8 @@ def main() -> None:
     else:
         print(
             f"{out}: accuracy {result['accuracy']:.1%}, frames shuffled {result['accuracy_shuffled']:.1%}, "
-            f"{result['trainable_parameters']:,} parameters trained in {result['seconds']:.0f} s"
+            f"{result['trainable_parameters']:,} parameters trained in {result['seconds']:.0f} s\n"
+            f"{'folds into' if result['folds'] else 'does not fold; exported as'} {result['deployed_as']}"
         )
 
 
