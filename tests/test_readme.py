@@ -21,8 +21,17 @@ def test_shown_output_is_printed(command, output):
     assert done.stdout.strip() == output
 
 
+@pytest.mark.parametrize(
+    ("command", "table"), re.findall(r"^<!-- \$ python (-m .+) -->\n\n((?:\|.+\n)+)", README, re.MULTILINE)
+)
+def test_shown_table_is_printed(command, table):
+    done = subprocess.run([sys.executable, *command.split()], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert done.stdout.strip() == table.strip()
+
+
 def test_there_is_something_to_check():
-    assert len(SHOWN) >= 3
+    assert len(SHOWN) >= 1
+    assert "<!-- $ python -m bench.flops" in README
     assert len(PROGRAMS) >= 5
 
 
