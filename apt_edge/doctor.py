@@ -11,7 +11,10 @@ from typing import Any
 # Step -> packages, any one of each tuple, and the line that installs them.
 STEPS: dict[str, tuple[tuple[tuple[str, ...], ...], str]] = {
     "predict": ((("numpy",), ("safetensors",), ("av",), ("onnxruntime", "onnxruntime-gpu")), "apt-edge[onnxruntime]"),
-    "train": ((("torch",), ("pydantic",), ("tqdm",), ("tensorboard",), ("matplotlib",)), "apt-edge[train]"),
+    "train": (
+        (("torch",), ("accelerate",), ("pydantic",), ("tqdm",), ("tensorboard",), ("matplotlib",), ("pillow",)),
+        "apt-edge[train]",
+    ),
     "export": (
         (("torch",), ("onnx",), ("onnxscript",), ("onnxruntime", "onnxruntime-gpu"), ("pydantic",)),
         "apt-edge[export]",

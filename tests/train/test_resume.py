@@ -66,13 +66,13 @@ def test_killed_run_ends_with_the_same_bits(task: Task, whole: Path, tmp_path: P
     assert all(np.array_equal(array, expected[name]) for name, array in tensors(out).items()), f"killed at {step}"
 
 
-def test_two_processes_give_the_losses_of_one(task: Task, tmp_path: Path) -> None:
-    settings = [*SETTINGS[2:], "optim.epochs=6", "optim.base_lr=0.3", "augment.views=0"]
+def test_two_processes_with_a_cache_give_the_losses_of_one_without(task: Task, tmp_path: Path) -> None:
+    settings = [*SETTINGS[2:], "optim.epochs=6", "optim.base_lr=0.3"]
     one, two = tmp_path / "one", tmp_path / "two"
-    done = run(*command(task, one, settings=settings))
+    done = run(*command(task, one, settings=[*settings, "cache.use=false"]))
     assert done.returncode == 0, done.stderr
     torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    done = run(*torchrun, *command(task, two, settings=settings))
+    done = run(*torchrun, *command(task, two, settings=[*settings, f"cache.folder={(tmp_path / 'cache').as_posix()}"]))
     assert done.returncode == 0, done.stderr
     assert json.loads((two / "environment.json").read_text(encoding="utf-8"))["processes"] == 2
     assert len(losses(two)) == 6
