@@ -22,6 +22,8 @@ def atomic(path: str | Path) -> Iterator[Path]:
         yield temporary
         if temporary.is_file():  # safetensors and ONNX writers create private files: give them the usual permissions
             temporary.chmod(0o666 & ~_umask())
+            with temporary.open("rb") as file:
+                os.fsync(file.fileno())  # whole after a power cut, too
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

@@ -17,7 +17,7 @@ from apt_edge.config import override
 from apt_edge.errors import ConfigError, run_tool
 from apt_edge.methods import METHODS
 from apt_edge.methods.base import Method
-from apt_edge.methods.cost import backbone_macs, head_macs, head_parameters
+from apt_edge.methods.cost import head_parameters
 from apt_edge.tables import Column, Row, markdown_table, number
 from train.recipe import checked_settings
 
@@ -37,11 +37,6 @@ def trained_numbers(method: Method, classes: int) -> int:
     return method.parameter_count() + head_parameters(method.config, classes)
 
 
-def clip_macs(method: Method, classes: int, deployed: bool) -> int:
-    """MACs of one clip through backbone, method and head, as published or in the form that is deployed."""
-    return backbone_macs(method.config) + method.added_macs(deployed) + head_macs(method.config, classes)
-
-
 def cost_row(name: str, config: VitConfig, settings: dict[str, Any], classes: int) -> Row:
     """Everything that is known of a method before it runs."""
     if classes < 1:
@@ -51,8 +46,8 @@ def cost_row(name: str, config: VitConfig, settings: dict[str, Any], classes: in
         "method": name,
         "settings": checked_settings(name, settings),
         "trainable_parameters": trained_numbers(method, classes),
-        "gmacs_published": clip_macs(method, classes, deployed=False) / 1e9,
-        "gmacs_deployed": clip_macs(method, classes, deployed=True) / 1e9,
+        "gmacs_published": method.clip_macs(classes, deployed=False) / 1e9,
+        "gmacs_deployed": method.clip_macs(classes, deployed=True) / 1e9,
         "folds": method.folds,
         "deployment": method.deployment,
     }

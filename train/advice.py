@@ -36,11 +36,16 @@ def warning(recipe: Recipe, mine: Mapping[str, Any], other: Mapping[str, Any]) -
 
 def _likely_cause(recipe: Recipe, mine: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     optim = recipe.optim
+    per_base = optim.batch / optim.lr_ref_batch
     rate = f"the rate {optim.method_lr:.3g} (optim.base_lr * batch / {optim.lr_ref_batch})"
     if optim.head_lr < SMALL_HEAD_LR:
-        return f"the head's rate {optim.head_lr:.3g} is too small to settle; set optim.head_base_lr for about 0.05"
-    if "tokens" in recipe.settings and optim.method_lr < SMALL_PROMPT_LR:
-        return f"{rate} is too small to move the prompts; try 0.1 to 0.3"
+        return (
+            f"the head's rate {optim.head_lr:.3g} is too small to settle; try optim.head_base_lr {0.05 / per_base:.3g}"
+        )
+    if recipe.method["name"] == "apt" and optim.method_lr < SMALL_PROMPT_LR:
+        return (
+            f"{rate} is too small to move the prompts; try optim.base_lr {0.1 / per_base:.3g} to {0.3 / per_base:.3g}"
+        )
     if mine["train_loss"] < other["train_loss"]:
         return "it fits the training clips better and generalises worse: more augment.views, or fewer tokens"
     if mine["train_loss"] > mine["best_train_loss"] + 0.05:

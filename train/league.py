@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,10 +22,10 @@ from tqdm import tqdm
 from apt_edge.config import load_toml
 from apt_edge.errors import run_tool
 from apt_edge.files import atomic, write_json
-from apt_edge.methods.cost import backbone_macs, head_macs
 from apt_edge.runtime.timing import measure_interleaved, paired_ratio
 from apt_edge.tables import MISSING, Column, Row, markdown_table, number
 from apt_edge.video.lists import read_labels
+from train.advice import warning
 from train.comparison.campaign import (
     ACCURACY,
     FAILED,
@@ -97,34 +98,42 @@ def play(league: League, out: Path, jobs: int = 1, options: Sequence[str] = ()) 
     return rows, outcomes
 
 
+def below_baseline(league: League, outcomes: Sequence[Outcome]) -> list[str]:
+    """What to try with each run that ends below the baseline's of the same seed."""
+    done = {outcome.run.out.name: outcome for outcome in outcomes if outcome.evaluation}
+    messages = []
+    for outcome in done.values():
+        other = done.get(f"{league.baseline}-seed-{outcome.run.seed}")
+        if other and outcome.evaluation and other.evaluation:
+            messages.append(warning(outcome.run.resolve(), outcome.evaluation, other.evaluation))
+    return [message for message in messages if message]
+
+
 def _row(name: str, outcomes: Sequence[Outcome]) -> Row:
     row: Row = {"method": name, **summarise_seeds(outcomes)}
     run = next((outcome.run for outcome in outcomes if outcome.evaluation), None)
     if run:  # what is the same under every seed
         recipe = run.resolve()
-        row["gmacs"] = deployed_gmacs(recipe)
+        classes = len(read_labels(recipe.data.labels))
+        row["gmacs"] = build_model(recipe, classes).method.clip_macs(classes, deployed=True) / 1e9
         row["pack_kb"] = (run.out / "pack.safetensors").stat().st_size / 1000
         row["environment"] = json.loads((run.out / "environment.json").read_text(encoding="utf-8"))
         row["recipe"] = recipe.model_dump(mode="json")
     return row
 
 
-def deployed_gmacs(recipe: Recipe) -> float:
-    """GMACs of one clip through backbone, method and head in the form that reaches the device."""
-    classes = len(read_labels(recipe.data.labels))
-    method = build_model(recipe, classes).method
-    return (backbone_macs(method.config) + method.added_macs(True) + head_macs(method.config, classes)) / 1e9
+def step_costs(rows: Sequence[Row], against: str, path: Path, device: torch.device) -> dict[str, Any]:
+    """Under `costs`, by method: median ms of a step, its ratio to the step of `against`, its peak memory in MB.
 
-
-def step_costs(rows: Sequence[Row], against: str, path: Path, device: torch.device) -> dict[str, Row]:
-    """Median ms of a training step, its ratio to the step of `against`, and its peak memory, by method.
-
-    The steps of all methods run interleaved in this process, each on what its runs trained on: kept prefixes, where
-    they had them. What was measured is kept in `path`, and measured again when a recipe has changed.
+    A step of all clips that are computed at once: `accumulate` of them make an optimiser's step. All methods take turns
+    in this process, in float32, each on what its runs trained on: kept prefixes, where they had them. What was measured
+    is kept in `path` with its circumstances, and measured again when a recipe or the device has changed.
     """
     recipes = {row["method"]: row["recipe"] for row in rows if "recipe" in row}
-    if path.is_file() and (kept := json.loads(path.read_text(encoding="utf-8")))["recipes"] == recipes:
-        return kept["costs"]
+    if path.is_file():
+        kept = json.loads(path.read_text(encoding="utf-8"))
+        if kept["recipes"] == recipes and kept["environment"]["device"] == environment(device, 1)["device"]:
+            return kept
     steps = {name: _step(Recipe.model_validate(recipe), device) for name, recipe in recipes.items()}
     with tqdm(total=ROUNDS, desc="steps", unit="round", disable=None) as bar:
         times = measure_interleaved(steps, ROUNDS, WARMUP, progress=lambda _: bar.update())
@@ -135,16 +144,18 @@ def step_costs(rows: Sequence[Row], against: str, path: Path, device: torch.devi
     for name in costs if against in times else ():
         ratio = paired_ratio(times[name], times[against])
         costs[name] |= {"step_ratio": ratio.median, "step_ratio_low": ratio.low, "step_ratio_high": ratio.high}
-    write_json(path, {"recipes": recipes, "rounds": ROUNDS, "environment": environment(device, 1), "costs": costs})
-    return costs
+    measured = {"recipes": recipes, "rounds": ROUNDS, "environment": environment(device, 1), "costs": costs}
+    write_json(path, measured)
+    return measured
 
 
 def _step(recipe: Recipe, device: torch.device) -> Step:
     model = build_model(recipe, len(read_labels(recipe.data.labels))).to(device)
-    return make_step(model, recipe.optim.batch, bool(recipe.augment.views) and recipe.cache.use, recipe.optim)
+    at_once = recipe.optim.batch // recipe.optim.accumulate * recipe.augment.num_sample
+    return make_step(model, at_once, bool(recipe.augment.views) and recipe.cache.use, recipe.optim)
 
 
-def write_results(league: League, rows: Sequence[Row], folder: Path) -> str:
+def write_results(league: League, rows: Sequence[Row], steps: dict[str, Any], folder: Path) -> str:
     """Write `league.json`, `league.md` and `accuracy.png` into a folder; returns the table."""
     columns: dict[str, Column] = {
         "method": lambda row: str(row["method"]),
@@ -163,7 +174,8 @@ def write_results(league: League, rows: Sequence[Row], folder: Path) -> str:
         **FAILED,
     }
     table = markdown_table(rows, columns)
-    write_json(folder / "league.json", league.model_dump(mode="json") | {"rows": rows})
+    circumstances = {key: steps[key] for key in ("rounds", "environment")}
+    write_json(folder / "league.json", league.model_dump(mode="json") | {"rows": rows, "steps": circumstances})
     save_league(rows, league.title, folder / "accuracy.png")
     with atomic(folder / "league.md") as temporary:
         temporary.write_text(table + "\n", encoding="utf-8")
@@ -180,10 +192,12 @@ def main() -> None:
     league = load_toml(arguments.page, League)
     out = arguments.out or Path("runs") / Path(arguments.page).stem
     rows, outcomes = play(league, out, arguments.jobs, run_options(arguments))
-    costs = step_costs(rows, league.steps_against, out / "steps.json", choose_device(arguments.device))
-    rows = [row | costs.get(row["method"], {}) for row in rows]
-    table = write_results(league, rows, arguments.publish or out)
+    steps = step_costs(rows, league.steps_against, out / "steps.json", choose_device(arguments.device))
+    rows = [row | steps["costs"].get(row["method"], {}) for row in rows]
+    table = write_results(league, rows, steps, arguments.publish or out)
     print(json.dumps(rows, indent=2) if arguments.json else table)
+    for message in below_baseline(league, outcomes):
+        print(f"train.league: warning: {message}", file=sys.stderr)
     raise_failures(outcomes)
 
 

@@ -6,6 +6,7 @@ import difflib
 import inspect
 import json
 import typing
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, ValidationError, create_model, field_validator, model_validator
@@ -48,7 +49,8 @@ class Optim(Strict):
 
     Attributes:
         batch: videos a step, over all processes and accumulated parts, before repeated augmentation.
-        accumulate: parts that a step is computed in; the result is that of the whole batch.
+        accumulate: parts that a step is computed in. The result is that of the whole batch, but for what is drawn for
+            each clip (drop path) and for `bn_linear`, which normalises each part by itself.
         precision: of the forward pass; weights, optimiser and loss stay float32.
         base_lr: peak rate of the method's parameters per `lr_ref_batch` videos; base_lr * batch / lr_ref_batch is used.
         head_base_lr: the same for the head; None is base_lr. Prompts may need a much larger rate than a head.
@@ -106,7 +108,7 @@ class Augment(Strict):
     """Random changes of the training clips, one draw a clip so that all its frames agree. See `train.engine.augment`.
 
     Attributes:
-        views: augmented views of each clip whose frozen prefix is computed once and kept in memory; each epoch draws
+        views: augmented views of each clip whose frozen prefix is computed once and kept on disk; each epoch draws
             one of them. 0 keeps nothing and augments freshly in every epoch, through the whole model.
         num_sample: draws of each video in one step (repeated augmentation); a step has batch * num_sample clips.
         randaug: RandAugment as video recipes write it, rand-m4-n2-mstd0.2-inc1; empty for none.
@@ -199,11 +201,11 @@ class Recipe(Strict):
     def to_toml(self) -> str:
         """The recipe with every default written out; reading it gives an equal recipe."""
         data = self.model_dump(mode="json")
-        lines = [f"{key} = {_toml(value)}" for key, value in data.items() if not isinstance(value, dict)]
+        lines = [f"{key} = {toml_text(value)}" for key, value in data.items() if not isinstance(value, dict)]
         for table, values in data.items():
             if isinstance(values, dict):
                 lines += ["", f"[{table}]"]
-                lines += [f"{key} = {_toml(value)}" for key, value in values.items() if value is not None]
+                lines += [f"{key} = {toml_text(value)}" for key, value in values.items() if value is not None]
         return "\n".join(lines) + "\n"
 
 
@@ -228,5 +230,8 @@ def checked_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
     return checked
 
 
-def _toml(value: Any) -> str:
-    return json.dumps(value, ensure_ascii=False)  # strings, numbers, booleans and arrays are written alike in TOML
+def toml_text(value: Any) -> str:
+    """A value in TOML syntax, on one line."""
+    if isinstance(value, Mapping):
+        return "{" + ", ".join(f"{key} = {toml_text(item)}" for key, item in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False)  # strings, numbers, booleans and arrays are written alike in both

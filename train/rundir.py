@@ -40,11 +40,13 @@ def run_folder(out: Path, resume: bool, main: bool = True) -> Iterator[Path]:
             f"{partial} holds an interrupted run",
             fix=f"continue it with --resume, or remove {partial} to begin anew",
         )
+    if not checkpoints(partial):
+        shutil.rmtree(partial, ignore_errors=True)  # of a run that was killed before it had learnt anything
     partial.mkdir(parents=True, exist_ok=True)
     try:
         yield partial
-        shutil.rmtree(partial / FOLDER, ignore_errors=True)
         replace_directory(partial, out)
+        shutil.rmtree(out / FOLDER, ignore_errors=True)
     finally:
         if not checkpoints(partial):
             shutil.rmtree(partial, ignore_errors=True)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +22,9 @@ from apt_edge.pack import PromptPack
 from apt_edge.video.lists import read_labels
 from train.advice import dead_scales, read_evaluation, warning
 from train.devices import add_device_arguments, choose_device, make_accelerator
+from train.engine.checkpoint import load_checkpoint
 from train.engine.data import Clips, read_items
-from train.engine.loop import EpochRecord, fit
+from train.engine.loop import EpochRecord, fit, kept_epoch
 from train.engine.source import make_sources
 from train.evaluate import evaluate
 from train.plots import save_confusion, save_curves
@@ -58,17 +58,16 @@ def tune(
     val_clips = Clips(read_items(recipe.data.val, labels), spec)
     model = build_model(recipe, len(labels)).to(accelerator.device)
     with run_folder(out, resume, accelerator.is_main_process) as folder:
+        state = load_checkpoint(folder, recipe) if resume else None
         if accelerator.is_main_process:
             (folder / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
             write_json(folder / "environment.json", environment(accelerator.device, accelerator.num_processes))
-        began = time.perf_counter()
         train, val = make_sources(model, recipe, train_clips, val_clips, accelerator, workers)
         history = fit(
-            model, train, val, recipe, folder, accelerator, resume=resume, checkpoint_minutes=checkpoint_minutes
+            model, train, val, recipe, folder, accelerator, state=state, checkpoint_minutes=checkpoint_minutes
         )
         if not accelerator.is_main_process:
             return {}
-        seconds = time.perf_counter() - began
         save_curves(history, recipe.name, folder / "curves.png")
         pack = _save_trained(model, recipe, labels, history, folder)
         folded = folded_model(pack, load_backbone(recipe.backbone), recipe.backbone, folder).to(accelerator.device)
@@ -83,8 +82,8 @@ def tune(
             "deployed_as": model.method.deployment,
             "trainable_parameters": model.trainable_parameters(),
             "epochs": len(history),
-            "seconds": round(seconds, 1),
-            "train_loss": history[-1].loss,
+            "seconds": round(history[-1].seconds, 1),
+            "train_loss": kept_epoch(history, optim.keep).loss,
             "best_train_loss": min(record.loss for record in history),
         }
         write_json(folder / "evaluation.json", result)
@@ -114,6 +113,7 @@ def build_model(recipe: Recipe, classes: int) -> TunedModel:
 def _save_trained(
     model: TunedModel, recipe: Recipe, labels: list[str], history: list[EpochRecord], folder: Path
 ) -> PromptPack:
+    kept = kept_epoch(history, recipe.optim.keep)
     pack = make_pack(
         model,
         method=recipe.method["name"],
@@ -126,8 +126,9 @@ def _save_trained(
             "recipe": recipe.name,
             "seed": recipe.seed,
             "epochs": len(history),
-            "train_loss": history[-1].loss,
-            "val_accuracy": history[-1].val_accuracy,
+            "kept_epoch": kept.epoch,
+            "train_loss": kept.loss,
+            "val_accuracy": kept.val_accuracy,
             **model.method.health(),
         },
     )

@@ -33,6 +33,7 @@ class AdaptFormer(AdapterMethod[Bottleneck]):
     reason = "it works beside the MLP, not in the attention"
     deployment = "a wider second MLP layer that the bottleneck's second layer is merged into"
     form = "parallel"
+    draws_per_clip = True
     scaled = ("up.",)
 
     def __init__(

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from apt_edge.backbone.vit import ExtraKV, Head, Vit, VitConfig
 from apt_edge.errors import ConfigError
+from apt_edge.methods.cost import backbone_macs, head_macs
 
 
 @dataclass(frozen=True)
@@ -47,6 +48,7 @@ class Method(nn.Module):
         deployment: the exact form that reaches the device, in a sentence.
         tunes_backbone: the backbone's own weights are trained.
         undecayed: parameters that weight decay would harm, beside vectors and biases.
+        draws_per_clip: what is drawn at random while training is drawn for each clip, not once for the batch.
         first_block: blocks below it see nothing of the method.
     """
 
@@ -55,6 +57,7 @@ class Method(nn.Module):
     deployment: str = "constant keys and values in the prompted blocks"
     tunes_backbone: ClassVar[bool] = False
     undecayed: ClassVar[frozenset[str]] = frozenset()
+    draws_per_clip: ClassVar[bool] = False
 
     def __init__(self, config: VitConfig, blocks: range) -> None:
         super().__init__()
@@ -114,8 +117,12 @@ class Method(nn.Module):
         raise NotImplementedError
 
     def added_macs(self, deployed: bool) -> int:
-        """MACs of one clip beyond the bare backbone's, as published or as deployed (`methods.cost` counts the rest)."""
+        """MACs of one clip beyond the bare backbone's, as published or as deployed."""
         raise NotImplementedError
+
+    def clip_macs(self, classes: int, deployed: bool) -> int:
+        """MACs of one clip through backbone, method and head, as published or in the form that is deployed."""
+        return backbone_macs(self.config) + self.added_macs(deployed) + head_macs(self.config, classes)
 
 
 @contextmanager

@@ -29,6 +29,7 @@ class Full(Method):
     reason = "there is no prompt in it"
     deployment = "a backbone of its own with every weight replaced"
     tunes_backbone = True
+    draws_per_clip = True
 
     def __init__(self, config: VitConfig, layer_decay: float = 0.75, drop_path: float = 0.1) -> None:
         super().__init__(config, range(config.depth))

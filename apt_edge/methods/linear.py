@@ -65,6 +65,8 @@ class BatchNormHead(Head):
     def forward(self, x_BNC: Tensor) -> Tensor:
         """Returns logits `[B, classes]`; while training by the batch's own mean and variance, which are kept track of.
 
+        Each part of an accumulated batch, and each process, goes by its own.
+
         A single clip has no variance: it takes the ones kept so far.
         """
         dtype = torch.promote_types(x_BNC.dtype, torch.float32)

@@ -28,6 +28,7 @@ class VptShallow(Method):
     """
 
     folds = False
+    draws_per_clip = True
     reason = "behind the first block the prompts' rows depend on the video"
     deployment = (
         "tokens with constant queries, keys and values in the first block, and keys and values alone in the last"

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from apt_edge.backbone.vit import SIZES, ExtraKV, Head, Vit, VitConfig
 from apt_edge.errors import ConfigError
 from apt_edge.methods import METHODS
-from bench.flops import clip_macs, main, make_method, trained_numbers
+from bench.flops import main, make_method, trained_numbers
 
 SMALL = VitConfig(64, 3, 2, frames=4, size=32, tubelet=4, patch=8, mlp_ratio=3)
 CLASSES, TOKENS = 11, 7
@@ -25,7 +25,7 @@ def trained(name: str, config: VitConfig, classes: int, **settings: Any) -> int:
 
 
 def macs(name: str, config: VitConfig, classes: int, deployed: bool = True, **settings: Any) -> int:
-    return clip_macs(make_method(name, config, settings), classes, deployed)
+    return make_method(name, config, settings).clip_macs(classes, deployed)
 
 
 @pytest.mark.parametrize(

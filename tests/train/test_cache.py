@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from apt_edge.errors import VideoError
+from apt_edge.errors import AptEdgeError, VideoError
 from apt_edge.methods.tuned import TunedModel
 from apt_edge.video.lists import Item
 from tests.train.conftest import LABELS, Task
@@ -16,7 +17,7 @@ from train.devices import make_accelerator
 from train.engine import cache
 from train.engine.cache import CachedClips, cached
 from train.engine.data import Clips, read_items
-from train.recipe import Recipe
+from train.recipe import Cache, Recipe
 from train.tune import build_model
 
 
@@ -89,23 +90,61 @@ def test_a_changed_video_makes_another_entry(task: Task, tmp_path: Path) -> None
 
 
 def test_an_interrupted_entry_goes_on(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folders = [tmp_path / name for name in ("whole", "cut")]
+    recipes = [task.recipe(f"cache.folder={folder.as_posix()}") for folder in folders]
+    whole = prefixes(recipes[0]).tokens_MV
+    monkeypatch.setattr("train.engine.cache.FORWARD_BATCH", 2)  # of 2 views: one clip at a time
+    real = TunedModel.prefix
+    calls = iter(range(100))
+
+    def interrupted(model: TunedModel, clip: torch.Tensor) -> torch.Tensor:
+        if next(calls) == 3:
+            raise KeyboardInterrupt
+        return real(model, clip)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(TunedModel, "prefix", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            prefixes(recipes[1])
+    done = next(folders[1].glob("*/done.bin"))
+    assert np.fromfile(done, np.uint8).tolist() == [1] * 3 + [0] * 21
+    asked: list[list[int]] = []
+    fill = cache._fill
+    monkeypatch.setattr("train.engine.cache._fill", lambda *a: (asked.append(a[4]), fill(*a)))
+    assert np.allclose(prefixes(recipes[1]).tokens_MV, whole, atol=1e-6)
+    assert asked == [list(range(3, 24))]
+
+
+def test_an_unreadable_clip_stops_with_its_name(task: Task, tmp_path: Path) -> None:
     recipe = task.recipe(f"cache.folder={tmp_path.as_posix()}")
-    items = read_items(recipe.data.train, LABELS)
     broken = tmp_path / "broken.mp4"
     broken.write_bytes(b"\x00\x01" * 400)
-    monkeypatch.setattr("train.engine.cache.FORWARD_BATCH", 2)  # of 2 views: one clip at a time
-    clips = Clips([*items[:3], Item(broken, 0)], recipe.clip.spec(), recipe.augment)
+    items = [*read_items(recipe.data.train, LABELS)[:1], Item(broken, 0)]
     with pytest.raises(VideoError, match=r"broken\.mp4"):
-        prefixes(recipe, clips=clips)
-    done = np.fromfile(next(tmp_path.glob("*/done.bin")), np.uint8)
-    assert done.tolist() == [1, 1, 1, 0]
-    clips.items[3] = Item(broken, 0)
-    asked: list[list[int]] = []
-    real = cache._fill
-    monkeypatch.setattr("train.engine.cache._fill", lambda *a: (asked.append(a[4]), real(*a)))
-    with pytest.raises(VideoError):
-        prefixes(recipe, clips=clips)
-    assert asked == [[3]]
+        prefixes(recipe, clips=Clips(items, recipe.clip.spec(), recipe.augment))
+
+
+def test_nothing_is_removed_for_what_the_disk_cannot_hold(task: Task, tmp_path: Path) -> None:
+    recipe = task.recipe(f"cache.folder={tmp_path.as_posix()}")
+    prefixes(recipe)
+    before = entries(tmp_path)
+    beyond = Cache(folder=str(tmp_path), max_gb=1e9)
+    with pytest.raises(AptEdgeError, match=r"there is no room for 1000000000\.00 GB.*\n.*GB free"):
+        cache._reserve(tmp_path / "huge", 10, 10**18, beyond)
+    assert entries(tmp_path) == before
+
+
+def test_an_entry_that_another_run_computes_is_not_removed(
+    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = task.recipe(f"cache.folder={tmp_path.as_posix()}")
+    size = prefixes(recipe).tokens_MV.nbytes
+    (name,) = entries(tmp_path)
+    with (tmp_path / f"{name}.lock").open() as other:
+        fcntl.flock(other, fcntl.LOCK_EX)
+        prefixes(task.recipe(f"cache.folder={tmp_path.as_posix()}", "seed=1", f"cache.max_gb={1.5 * size / 1e9}"))
+    assert name in entries(tmp_path)
+    assert "is in use" in capsys.readouterr().err
 
 
 def test_the_longest_unused_entry_makes_room(task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

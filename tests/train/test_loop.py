@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,6 +16,7 @@ from apt_edge.errors import AptEdgeError, ConfigError
 from apt_edge.methods.tuned import TunedModel
 from tests.train.conftest import LABELS, Task
 from train.devices import make_accelerator
+from train.engine.checkpoint import load_checkpoint
 from train.engine.data import Clips, batches, read_items
 from train.engine.loop import EpochRecord, fit, validate
 from train.engine.source import Source, make_sources
@@ -46,11 +48,11 @@ def trained(
         recipe,
         folder,
         accelerator,
-        resume=resume,
+        state=load_checkpoint(folder, recipe) if resume else None,
         checkpoint_minutes=checkpoint_minutes,
     )
-    tensors = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
-    return [replace(record, clips_per_second=0.0) for record in history], tensors
+    tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
+    return [replace(record, clips_per_second=0.0, seconds=0.0) for record in history], tensors
 
 
 @pytest.mark.parametrize("method", ["{name='apt', tokens=4}", "{name='vpt-deep', tokens=4, start=1}"])
@@ -86,12 +88,21 @@ def test_cached_and_uncached_loss_curves_agree(task: Task, tmp_path: Path, views
         assert abs((one.val_loss or 0) - (other.val_loss or 1)) <= 1e-6
 
 
-@pytest.mark.parametrize(("step", "checkpoint_minutes"), [(2, 0.0), (4, 0.0), (8, 5.0), (11, 0.0)])
-@pytest.mark.parametrize("views", [0, 2])
+KINDS = {
+    "fresh clips": ["augment.views=0", "method.dropout=0.3"],
+    "kept views": ["augment.views=2", "method.dropout=0.3"],
+    "full": ["method={name='full', drop_path=0.5}", "optim.base_lr=0.03", "augment.num_sample=1"],
+    "batch norm": ["method={name='linear', head='bn_linear'}"],
+    "best": ["optim.keep=best", "optim.early_stop=2", "method.dropout=0.3"],
+}
+
+
+@pytest.mark.parametrize(("step", "checkpoint_minutes"), [(2, 0.0), (5, 5.0), (7, 0.0)])
+@pytest.mark.parametrize("kind", KINDS)
 def test_run_interrupted_at_any_step_is_resumed_to_the_bit(
-    task: Task, tmp_path: Path, views: int, step: int, checkpoint_minutes: float, monkeypatch: pytest.MonkeyPatch
+    task: Task, tmp_path: Path, kind: str, step: int, checkpoint_minutes: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    recipe = task.recipe(f"augment.views={views}", "method.dropout=0.3", "augment.num_sample=2")
+    recipe = task.recipe("augment.num_sample=2", *KINDS[kind])
     whole, expected = trained(recipe, tmp_path / "whole")
     with monkeypatch.context() as patch:
         patch.setattr("train.engine.loop.F.cross_entropy", interrupted_at(step))
@@ -102,7 +113,7 @@ def test_run_interrupted_at_any_step_is_resumed_to_the_bit(
     assert history == whole
     assert all(torch.equal(tensors[name], expected[name]) for name in expected)
     lines = (tmp_path / "cut" / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
-    assert [f'"epoch": {n},' in line for n, line in enumerate(lines, 1)] == [True] * 4
+    assert [f'"epoch": {n},' in line for n, line in enumerate(lines, 1)] == [True] * len(whole)
 
 
 def interrupted_at(step: int):  # type: ignore[no-untyped-def]
@@ -187,14 +198,14 @@ def test_early_stop_and_best_weights(task: Task, tmp_path: Path) -> None:
     assert len(history) == best.epoch + 2 < 12
     model = build_model(recipe, 3)
     accelerator = make_accelerator(CPU)
-    fit(model, *sources(recipe, model), recipe, tmp_path, accelerator, resume=True)  # nothing is left to train
+    state = load_checkpoint(tmp_path, recipe)
+    fit(model, *sources(recipe, model), recipe, tmp_path, accelerator, state=state)  # nothing is left to train
     accuracy = validate(model, sources(recipe, model)[1], accelerator)[1]
     assert accuracy == pytest.approx(best.val_accuracy)
 
 
 def test_diverged_loss_is_an_instruction_and_keeps_the_last_checkpoint(task: Task, tmp_path: Path) -> None:
-    recipe = task.recipe("optim.base_lr=1000", "optim.head_base_lr=1000", "optim.warmup_epochs=0")
-    trained(task.recipe("optim.epochs=1"), tmp_path / "good")
+    recipe = task.recipe()
     model = build_model(recipe, 3)
     train, val = sources(recipe, model)
     real = model.head.forward
@@ -206,6 +217,24 @@ def test_diverged_loss_is_an_instruction_and_keeps_the_last_checkpoint(task: Tas
     with pytest.raises(AptEdgeError, match=r"the loss is nan at step 3 \(epoch 2\)\n.*rates .*step-000000003.pt"):
         fit(model, train, val, recipe, tmp_path, make_accelerator(CPU))
     assert (tmp_path / "checkpoints" / "step-000000003.pt").is_file()
+
+
+def test_broken_weights_are_not_saved_as_good_ones(task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = task.recipe("optim.epochs=3", "optim.warmup_epochs=0")
+    real = torch.nn.functional.cross_entropy
+    calls = iter(range(100))
+
+    def infinite_slope(logits: Tensor, labels: Tensor, **settings: Any) -> Tensor:
+        """The loss; from step 5 on its value stays right and its gradient is infinite."""
+        loss = real(logits, labels, **settings)
+        if "label_smoothing" not in settings or next(calls) < 5:
+            return loss
+        return loss + (math.inf * (logits.sum() - logits.sum().detach())).nan_to_num(0.0)
+
+    monkeypatch.setattr("train.engine.loop.F.cross_entropy", infinite_slope)
+    with pytest.raises(AptEdgeError, match=r"a weight is not a number any more at step 6 .*\n.*step-000000003.pt"):
+        trained(recipe, tmp_path)
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["step-000000003.pt"]
 
 
 def test_too_few_clips_for_a_batch(task: Task, tmp_path: Path) -> None:

@@ -31,9 +31,27 @@ def test_only_matrices_decay_and_scales_on_request(task: Task, parity: bool) -> 
             if group["weight_decay"] == 0.5:
                 decayed.add(names[id(parameter)])
     assert decayed == {"method.key", "method.value", "head.linear.weight"} | ({"method.scale"} if parity else set())
+    assert {name for name, rate in rates.items() if rate == pytest.approx(0.05)} == {
+        *("head.norm.weight", "head.norm.bias", "head.linear.weight", "head.linear.bias"),
+    }
     assert {name for name, rate in rates.items() if rate == pytest.approx(0.1)} == {
         "method.key",
         "method.value",
         "method.scale",
     }
     assert len(rates) == 7
+
+
+def test_layer_decay_reaches_the_groups(task: Task) -> None:
+    recipe = task.recipe("method={name='full', layer_decay=0.5}", "optim.base_lr=32.0")
+    model = build_model(recipe, 3)
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    rates = {
+        names[id(parameter)]: group["peak_lr"]
+        for group in parameter_groups(model, recipe.optim)
+        for parameter in group["params"]  # type: ignore[attr-defined]
+    }
+    assert rates["vit.patch.weight"] == pytest.approx(0.125)
+    assert rates["vit.blocks.0.fc1.weight"] == pytest.approx(0.25)
+    assert rates["vit.blocks.1.fc1.bias"] == pytest.approx(0.5)
+    assert rates["head.linear.weight"] == pytest.approx(0.05)

@@ -14,7 +14,7 @@ from apt_edge.config import load_toml
 from apt_edge.methods import METHODS
 from apt_edge.methods.tuned import TunedModel
 from tests.conftest import TINY
-from train.engine.optim import parameter_groups
+from train.engine.optim import adamw
 from train.recipe import Recipe
 
 ROOT = Path(__file__).parents[2]
@@ -101,9 +101,7 @@ def test_two_steps_of_its_method_move_every_trained_tensor(path: Path) -> None:
         parameter.add_(0.1 * torch.randn_like(parameter))
     model = TunedModel(vit, METHODS[recipe.method["name"]](TINY, **settings), classes=5).train()
     optim = recipe.optim
-    optimiser = torch.optim.AdamW(parameter_groups(model, optim), betas=optim.betas, eps=optim.eps)
-    for group in optimiser.param_groups:
-        group["lr"] = group["peak_lr"]
+    optimiser = adamw(model, optim)
     trained = {name: tensor for name, tensor in model.named_parameters() if tensor.requires_grad}
     before = {name: tensor.detach().clone() for name, tensor in trained.items()}
     clips, labels = torch.randn(4, 3, TINY.frames, TINY.size, TINY.size), torch.tensor([0, 1, 2, 3])

@@ -99,7 +99,7 @@ def test_failed_run_leaves_the_finished_one_alone(task: Task, tmp_path: Path) ->
     broken = task.folder / "broken.csv"
     broken.write_text("train-0-0.mp4 0\nlabels.txt 1\n", encoding="utf-8")
     with pytest.raises(VideoError, match=r"labels\.txt"):
-        tune(task.recipe(f"data.train={broken.as_posix()}"), out)
+        tune(task.recipe(f"data.train={broken.as_posix()}", "optim.batch=2"), out)
     assert (out / "evaluation.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import subprocess
 import sys
@@ -23,7 +22,7 @@ from train.advice import read_evaluation
 from train.clips import make_clips
 from train.comparison.seeds import MOST_SEEDS, mean_and_spread
 from train.devices import add_device_arguments
-from train.recipe import Recipe
+from train.recipe import Recipe, toml_text
 
 TOOL = "train.tune"
 POLL_SECONDS = 0.1
@@ -128,13 +127,6 @@ def set_strings(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield from set_strings(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}={toml_text(value)}"
-
-
-def toml_text(value: Any) -> str:
-    """A value in TOML syntax, on one line."""
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {toml_text(item)}" for key, item in value.items()) + "}"
-    return json.dumps(value, ensure_ascii=False)  # strings, numbers, booleans and arrays are written alike in both
 
 
 def run_all(runs: Sequence[Run], jobs: int = 1, options: Sequence[str] = ()) -> list[Outcome]:

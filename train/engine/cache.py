@@ -16,6 +16,7 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +31,16 @@ from apt_edge.errors import AptEdgeError, ConfigError
 from apt_edge.files import write_json
 from apt_edge.methods.tuned import TunedModel
 from apt_edge.video import decode, preprocess, sampling
-from train.engine import augment
+from apt_edge.video import load as video_load
+from train.engine import augment, data, randaug
 from train.engine.data import Clips, Sample, batches, load
 from train.engine.order import FORWARD_BATCH, Key
 from train.recipe import Cache
 
 TOKENS, DONE, KEY = "prefix.bin", "done.bin", "key.json"
-SOURCES = (vit_source, decode, preprocess, sampling, augment)  # another version of these makes other numbers
+# Another version of these makes other numbers.
+SOURCES = (vit_source, decode, preprocess, sampling, video_load, data, augment, randaug)
+PACKAGES = ("torch", "av", "numpy", "pillow")
 
 
 class CachedClips(Dataset[Sample]):
@@ -94,13 +98,14 @@ def cached(
         with accelerator.split_between_processes(missing) as mine:
             _fill(model, clips, tokens_MV, done_M, mine, accelerator, workers, name)
         accelerator.wait_for_everyone()
-    return CachedClips(np.memmap(entry / TOKENS, cache.dtype, "r", shape=shape), clips.labels)
+        # Mapped while the lock is held: from here on the numbers stay, even if another run removes the files.
+        return CachedClips(np.memmap(entry / TOKENS, cache.dtype, "r", shape=shape), clips.labels)
 
 
 def _fill(
     model: TunedModel,
     clips: Clips,
-    tokens_MV: np.ndarray,
+    tokens_MV: np.memmap,
     done_M: np.ndarray,
     missing: list[int],
     accelerator: Accelerator,
@@ -118,6 +123,7 @@ def _fill(
                 prefix = model.prefix(sample.views.flatten(0, 1).to(accelerator.device))
             place = sample.place.numpy()
             tokens_MV[place] = prefix.float().cpu().numpy().reshape(len(place), *tokens_MV.shape[1:])
+            tokens_MV.flush()  # on disk before it counts as done
             done_M[place] = 1
             bar.update(len(place))
 
@@ -144,46 +150,76 @@ def _key(model: TunedModel, clips: Clips, views: int, cache: Cache, precision: s
         "files": files.hexdigest(),
         "dtype": cache.dtype,
         "precision": precision,
-        "torch": torch.__version__,
+        "packages": {name: version(name) for name in PACKAGES},
         "source": source.hexdigest(),
     }
 
 
 def _reserve(entry: Path, clips: int, need: int, cache: Cache) -> None:
     """Make room for an entry and allocate it on disk, all zeros; an entry that is there already is left alone."""
-    if (entry / DONE).is_file():
-        return
-    others = [path.parent for path in entry.parent.glob(f"*/{TOKENS}") if path.parent != entry]
-    others.sort(key=lambda path: (path / TOKENS).stat().st_mtime)
-    used = sum((path / TOKENS).stat().st_size for path in others)
-    while others and used + need > cache.max_gb * 1e9:
-        oldest = others.pop(0)
-        used -= (oldest / TOKENS).stat().st_size
-        print(f"cache.max_gb = {cache.max_gb:g}: removing the longest unused entry {oldest}", file=sys.stderr)
-        shutil.rmtree(oldest)
-    entry.mkdir(parents=True, exist_ok=True)
+    with _locked(entry.parent / "reserve.lock"):
+        if (entry / DONE).is_file():
+            return
+        sizes = {path.parent: path.stat() for path in entry.parent.glob(f"*/{TOKENS}") if path.parent != entry}
+        excess = sum(stat.st_size for stat in sizes.values()) + need - cache.max_gb * 1e9
+        victims: list[Path] = []
+        for path in sorted(sizes, key=lambda path: sizes[path].st_mtime):
+            if excess > 0:
+                victims.append(path)
+                excess -= sizes[path].st_size
+        free = shutil.disk_usage(entry.parent).free + sum(sizes[path].st_size for path in victims)
+        if free < need:  # before anything is removed
+            raise _no_room(entry, need, f"{free / 1e9:.2f} GB free")
+        for path in victims:
+            _remove_unless_used(path, cache)
+        entry.mkdir(parents=True, exist_ok=True)
+        try:
+            for name, size in ((TOKENS, need), (DONE, clips)):
+                with (entry / name).open("wb") as file:
+                    os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            shutil.rmtree(entry)
+            raise _no_room(entry, need, str(error)) from None
+
+
+def _no_room(entry: Path, need: int, found: str) -> AptEdgeError:
+    return AptEdgeError(
+        f"there is no room for {need / 1e9:.2f} GB of frozen prefixes in {entry.parent}",
+        found=found,
+        fix="free some space, set cache.folder to another disk, cache.dtype = float16, or lower augment.views",
+    )
+
+
+def _remove_unless_used(path: Path, cache: Cache) -> None:
+    """Remove an entry, unless a run is computing it: the budget waits for the next one then."""
     try:
-        for name, size in ((TOKENS, need), (DONE, clips)):
-            with (entry / name).open("wb") as file:
-                os.posix_fallocate(file.fileno(), 0, size)
-    except OSError as error:
-        shutil.rmtree(entry)
-        raise AptEdgeError(
-            f"there is no room for {need / 1e9:.2f} GB of frozen prefixes in {entry.parent}",
-            found=str(error),
-            fix="free some space, set cache.folder to another disk, cache.dtype = float16, or lower augment.views",
-        ) from None
+        with _locked(_lock_of(path), wait=False):
+            print(f"cache.max_gb = {cache.max_gb:g}: removing the longest unused entry {path}", file=sys.stderr)
+            shutil.rmtree(path)
+    except BlockingIOError:
+        print(f"cache.max_gb = {cache.max_gb:g} is exceeded: {path} is in use", file=sys.stderr)
+
+
+def _lock_of(entry: Path) -> Path:
+    return entry.with_name(f"{entry.name}.lock")
+
+
+@contextmanager
+def _locked(path: Path, wait: bool = True) -> Iterator[None]:
+    """Hold a lock file; raises BlockingIOError when another run holds it and this one does not wait."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        yield
 
 
 @contextmanager
 def _alone(entry: Path, accelerator: Accelerator) -> Iterator[None]:
-    """Hold an entry's lock, so that two runs do not compute it twice."""
+    """Hold an entry's lock in the first process, so that two runs do not compute it twice."""
     if not accelerator.is_main_process:
         accelerator.wait_for_everyone()
         yield
         return
-    entry.parent.mkdir(parents=True, exist_ok=True)
-    with (entry.parent / f"{entry.name}.lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with _locked(_lock_of(entry)):
         accelerator.wait_for_everyone()
         yield

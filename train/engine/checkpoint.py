@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -43,7 +44,7 @@ def save_checkpoint(run: Path, step: int, recipe: Recipe, state: dict[str, Any])
 
 
 def load_checkpoint(run: Path, recipe: Recipe) -> dict[str, Any] | None:
-    """The newest readable checkpoint, None when there is none; a torn file is skipped with a warning.
+    """The newest readable checkpoint, None when there is none; a torn file is removed with a warning.
 
     Raises:
         ConfigError: it was written under another recipe; the message names the settings that differ.
@@ -51,8 +52,9 @@ def load_checkpoint(run: Path, recipe: Recipe) -> dict[str, Any] | None:
     for path in checkpoints(run):
         try:
             state = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, ValueError) as error:
+        except (OSError, RuntimeError, EOFError, ValueError, UnpicklingError) as error:
             print(f"warning: {path} is torn and skipped ({str(error).splitlines()[0]})", file=sys.stderr)
+            path.unlink(missing_ok=True)  # else it would count as one of the two that are kept
             continue
         differences = _differences(state["recipe"], recipe.model_dump(mode="json"))
         if differences:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,9 +17,9 @@ from accelerate import Accelerator
 from torch import Tensor
 from tqdm import tqdm
 
-from apt_edge.errors import AptEdgeError, ConfigError
+from apt_edge.errors import AptEdgeError
 from apt_edge.methods.tuned import TunedModel
-from train.engine.checkpoint import checkpoints, load_checkpoint, save_checkpoint
+from train.engine.checkpoint import checkpoints, save_checkpoint
 from train.engine.data import batches
 from train.engine.optim import adamw, lr_factor
 from train.engine.runlog import RunLog
@@ -33,7 +33,10 @@ class DivergedError(AptEdgeError):
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: means over its clips, rates of its last step. Validation is None in epochs without one."""
+    """One epoch: means over its clips, rates of its last step, seconds of training up to its end with all resumptions.
+
+    Validation is None in epochs without one.
+    """
 
     epoch: int
     loss: float
@@ -41,6 +44,7 @@ class EpochRecord:
     method_lr: float
     head_lr: float
     clips_per_second: float
+    seconds: float
     val_loss: float | None = None
     val_accuracy: float | None = None
 
@@ -53,19 +57,26 @@ def fit(
     folder: Path,
     accelerator: Accelerator,
     *,
-    resume: bool = False,
+    state: dict[str, Any] | None = None,
     checkpoint_minutes: float = 5.0,
 ) -> list[EpochRecord]:
     """Train as the recipe says and leave the weights it asks for in `model`; returns the epochs.
 
-    `folder` receives the logs and, after each epoch and every `checkpoint_minutes`, a checkpoint. With `resume` the
-    newest one is continued; on a CPU the result is the same to the bit.
+    `folder` receives the logs and, after each epoch and every `checkpoint_minutes`, a checkpoint. With the `state` of
+    one it is continued; on a CPU the result is the same to the bit.
 
     Raises:
-        DivergedError: the loss is not a number; the last checkpoint stays.
-        ConfigError: a checkpoint belongs to another recipe, or there are fewer clips than one batch.
+        DivergedError: the loss or a weight is not a number; the last checkpoint stays.
+        AptEdgeError: a checkpoint cannot be written.
     """
-    return _Fit(model, train, val, recipe, folder, accelerator, checkpoint_minutes).run(resume)
+    return _Fit(model, train, val, recipe, folder, accelerator, checkpoint_minutes, state).run()
+
+
+def kept_epoch(history: Sequence[EpochRecord], keep: str) -> EpochRecord:
+    """The epoch whose weights a finished run has: the last one, or the first of the best validated."""
+    if keep == "last":
+        return history[-1]
+    return max((record for record in history if record.val_accuracy is not None), key=lambda r: r.val_accuracy or 0.0)
 
 
 class _Fit:
@@ -80,12 +91,8 @@ class _Fit:
         folder: Path,
         accelerator: Accelerator,
         checkpoint_minutes: float,
+        state: dict[str, Any] | None,
     ) -> None:
-        if not train.order.steps:
-            raise ConfigError(
-                f"{train.order.clips} training clips do not fill one batch of {recipe.optim.batch}",
-                fix="lower optim.batch",
-            )
         self.model, self.train, self.val, self.recipe, self.folder = model, train, val, recipe, folder
         self.accelerator, self.checkpoint_seconds = accelerator, 60 * checkpoint_minutes
         self.wrapped, self.optimiser = accelerator.prepare(model, adamw(model, recipe.optim))
@@ -93,15 +100,20 @@ class _Fit:
         self.step = 0
         self.sums = [0.0, 0.0, 0.0]  # loss, right answers and clips of the epoch so far
         self.best: dict[str, Any] | None = None
-        self.saved = time.monotonic()
+        self.seconds, self.began = 0.0, time.monotonic()
+        self.saved = self.began
+        if state:
+            self._continue(state)
 
-    def run(self, resume: bool) -> list[EpochRecord]:
-        optim, per_epoch, size = self.recipe.optim, self.train.order.steps, self.recipe.optim.batch
-        if resume:
-            self._load()
+    def run(self) -> list[EpochRecord]:
+        optim, order = self.recipe.optim, self.train.order
+        size = optim.batch * order.samples
         main = self.accelerator.is_main_process
         bar = tqdm(
-            total=optim.epochs * per_epoch * size, initial=self.step * size, unit="clip", disable=None if main else True
+            total=optim.epochs * order.steps * size,
+            initial=self.step * size,
+            unit="clip",
+            disable=None if main else True,
         )
         logs = RunLog(self.folder, [asdict(r) for r in self.history]) if main else nullcontext()
         with bar, _threads(self.train), logs as log:
@@ -126,7 +138,8 @@ class _Fit:
         began, before = time.perf_counter(), self.sums[2]
         parts: list[Tensor] = []
         for sample in batches(self.train.loader):
-            parts.append(self._part(sample.views.flatten(0, 1), sample.label.repeat_interleave(order.samples)))
+            labels = sample.label.repeat_interleave(order.samples)
+            parts.append(self._part(len(parts), sample.views.flatten(0, 1), labels))
             if len(parts) < optim.accumulate:
                 continue
             self._finish_step(torch.stack(parts).sum(0))
@@ -134,7 +147,7 @@ class _Fit:
             bar.set_postfix(
                 loss=f"{self.sums[0] / self.sums[2]:.3f}", accuracy=f"{self.sums[1] / self.sums[2]:.1%}", refresh=False
             )
-            bar.update(optim.batch)
+            bar.update(optim.batch * order.samples)
         speed = (self.sums[2] - before) / (time.perf_counter() - began)
         epoch = len(self.history) + 1
         validated: tuple[float, float] | tuple[None, None] = (None, None)
@@ -142,30 +155,34 @@ class _Fit:
             validated = validate(self.model, self.val, self.accelerator)
             self._note_best(validated[1])
         loss, right, clips = self.sums
-        return EpochRecord(epoch, loss / clips, right / clips, *self._rates(self.step - 1), speed, *validated)
+        rates = self._rates(self.step - 1)
+        return EpochRecord(epoch, loss / clips, right / clips, *rates, speed, self._elapsed(), *validated)
 
-    def _part(self, inputs: Tensor, labels: Tensor) -> Tensor:
+    def _elapsed(self) -> float:
+        return self.seconds + time.monotonic() - self.began
+
+    def _part(self, part: int, inputs: Tensor, labels: Tensor) -> Tensor:
         """Forward and backward of one part of a step; returns its summed loss, right answers and clips."""
-        # Seeding each step makes dropout a function of (seed, step): it needs no saved state, and parts of a step and
-        # processes that share it draw the same prompt mask, as the whole batch would.
-        torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self.step]).generate_state(1)[0]))
+        # Seeding each step makes dropout a function of (seed, step): it needs no saved state, and the parts of a step
+        # and its processes share the prompts' mask, as the whole batch would. Masks of single clips differ.
+        own = [part, self.accelerator.process_index] if self.model.method.draws_per_clip else []
+        torch.manual_seed(int(np.random.SeedSequence([self.recipe.seed, self.step, *own]).generate_state(1)[0]))
         for group in self.optimiser.param_groups:
             group["lr"] = self._factor(self.step) * group["peak_lr"]
         with self.accelerator.accumulate(self.wrapped):
             logits = self.wrapped(inputs, from_prefix=self.train.from_prefix)
             loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.optim.label_smoothing)
-            part = torch.stack(
-                [loss.detach() * len(labels), (logits.argmax(1) == labels).sum(), loss.new_tensor(len(labels))]
-            )
-            part = self.accelerator.reduce(part, "sum")
-            if not part[0].isfinite():
-                raise self._diverged(part[0].item())
+            right = (logits.argmax(1) == labels).sum()
+            sums = torch.stack([loss.detach() * len(labels), right, loss.new_tensor(len(labels))])
+            sums = self.accelerator.reduce(sums, "sum")
+            if not sums[0].isfinite():
+                raise self._diverged(f"the loss is {sums[0].item()}")
             self.accelerator.backward(loss)
             if self.recipe.optim.clip_grad and self.accelerator.sync_gradients:
                 self.accelerator.clip_grad_norm_(self.model.parameters(), self.recipe.optim.clip_grad)
             self.optimiser.step()
             self.optimiser.zero_grad()
-        return part
+        return sums
 
     def _finish_step(self, sums: Tensor) -> None:
         self.sums = [old + new for old, new in zip(self.sums, sums.tolist(), strict=True)]
@@ -182,11 +199,11 @@ class _Fit:
         optim, factor = self.recipe.optim, self._factor(step)
         return factor * optim.method_lr, factor * optim.head_lr
 
-    def _diverged(self, loss: float) -> DivergedError:
+    def _diverged(self, what: str) -> DivergedError:
         method_lr, head_lr = self._rates(self.step)
         kept = checkpoints(self.folder)
         return DivergedError(
-            f"the loss is {loss} at step {self.step} (epoch {len(self.history) + 1})",
+            f"{what} at step {self.step} (epoch {self.step // self.train.order.steps + 1})",
             found=f"learning rates {method_lr:.3g} (method) and {head_lr:.3g} (head)"
             + (f"; the last good weights are in {kept[0]}" if kept else ""),
             fix="lower optim.base_lr or optim.head_base_lr, lengthen optim.warmup_epochs, or set optim.clip_grad",
@@ -218,9 +235,13 @@ class _Fit:
         self.model.load_state_dict(state["weights"], strict=False)
 
     def _save(self) -> None:
+        weights = self._weights()
+        if not all(tensor.isfinite().all() for tensor in weights.values()):
+            raise self._diverged("a weight is not a number any more")
         if self.accelerator.is_main_process:
             state = {
-                "weights": self._weights(),
+                "weights": weights,
+                "seconds": self._elapsed(),
                 "optimiser": self.optimiser.state_dict(),
                 "scaler": self.accelerator.scaler.state_dict() if self.accelerator.scaler else None,
                 "history": [asdict(record) for record in self.history],
@@ -230,16 +251,14 @@ class _Fit:
             save_checkpoint(self.folder, self.step, self.recipe, state)
         self.saved = time.monotonic()
 
-    def _load(self) -> None:
-        state = load_checkpoint(self.folder, self.recipe)
-        if state is None:
-            return
+    def _continue(self, state: dict[str, Any]) -> None:
         self._restore(state)
         self.optimiser.load_state_dict(state["optimiser"])
         if self.accelerator.scaler:
             self.accelerator.scaler.load_state_dict(state["scaler"])
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.step, self.sums, self.best = state["step"], state["sums"], state["best"]
+        self.seconds = state["seconds"]
 
 
 def validate(model: torch.nn.Module, source: Source, accelerator: Accelerator) -> tuple[float, float]:

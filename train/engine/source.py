@@ -38,7 +38,7 @@ def make_sources(
     """Training and validation batches, from kept prefixes when the recipe has views and uses the cache.
 
     Raises:
-        ConfigError: the batch cannot be divided among the processes, or the cache is too small.
+        ConfigError: the batch cannot be divided among the processes or is larger than the list; the cache is too small.
         VideoError: a clip cannot be read.
     """
     optim, augment, cache = recipe.optim, recipe.augment, recipe.cache
@@ -49,6 +49,10 @@ def make_sources(
             fix="choose a batch that is a multiple of both",
         )
     order = Order(len(train), part, recipe.seed, augment.views, augment.num_sample, optim.accumulate)
+    if not order.steps:
+        raise ConfigError(
+            f"{len(train)} training clips do not fill one batch of {optim.batch}", fix="lower optim.batch"
+        )
     val_order = Order(len(val), FORWARD_BATCH, None)
     if not (augment.views and cache.use):
         return _source(model, train, order, accelerator, workers), _source(model, val, val_order, accelerator, workers)
