@@ -6,7 +6,7 @@ READY := $(VENV)/ready
 DEMO := runs/demo
 METHODS := linear vpt-deep apt
 TARGETS := export/targets/onnxruntime-cpu.toml export/targets/tensorrt-rtx.toml
-# The recipes' 20 epochs are cut so that the demo ends within six minutes; `make seeds` runs them all.
+# The recipes' 20 epochs are cut so that the demo ends within six minutes; train.tune runs them all.
 SHORT := --set optim.epochs=8 --set optim.warmup_epochs=1
 export PATH := $(abspath $(BIN)):$(PATH)
 
@@ -15,7 +15,7 @@ define step
 @echo "$$ $(1)"; start=$$(date +%s); $(1) && echo "  [$$(( $$(date +%s) - start )) s]"
 endef
 
-.PHONY: setup demo seeds test check clean
+.PHONY: setup demo league ablations test check clean
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -46,18 +46,14 @@ $(call step,python -m export.to_engine $(DEMO)/$(1)/export/tensorrt-rtx)
 
 endef
 
-# Accuracy over three seeds, each with clips of its own: about twenty-five minutes on two cores.
-SEEDS := 0 1 2
-seeds: $(READY)
-	for s in $(SEEDS); do \
-		dir=runs/seeds/seed-$$s && python -m train.clips make runs/seeds/clips-$$s --seed $$s || exit; \
-		for m in $(METHODS); do \
-			[ -f $$dir/$$m/evaluation.json ] || python -m train.tune train/recipes/demo-$$m.toml --out $$dir/$$m --resume \
-				--set seed=$$s --set data.train=runs/seeds/clips-$$s/train.csv --set data.val=runs/seeds/clips-$$s/val.csv \
-				--set data.labels=runs/seeds/clips-$$s/labels.txt || exit; \
-		done; \
-	done
-	python -m bench.seeds runs/seeds --out bench/results/demo-seeds
+# Every tuning method over three seeds, then the paper's ablations: about forty minutes, and twenty-five more, on two
+# cores.
+JOBS ?= 2
+league: $(READY)
+	python -m train.league train/recipes/demo-league.toml --jobs $(JOBS) --publish bench/results/league-demo
+
+ablations: $(READY)
+	python -m train.sweep train/recipes/ablations/*.toml --jobs $(JOBS) --publish bench/results/ablations
 
 test: check
 

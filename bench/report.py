@@ -94,7 +94,7 @@ def _limits(rows: list[Row], has_summary: bool) -> list[str]:
     else:
         limits.append(
             "An accuracy is of one training seed on one set of held-out clips: several seeds, with clips of their own, "
-            "say whether a difference is more than noise (bench.seeds)."
+            "say whether a difference is more than noise (train.league)."
         )
     if has_summary:
         limits.append(

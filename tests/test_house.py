@@ -135,7 +135,6 @@ TOOLS = [
     "bench.steps",
     "bench.report",
     "bench.demo",
-    "bench.seeds",
     "apt_edge.cli",
 ]
 

@@ -9,25 +9,25 @@ import pytest
 from onnx import TensorProto, helper
 
 from apt_edge.errors import ModelError
-from bench.flops import macs
+from bench.flops import make_method
 from bench.graph import graph_macs
 from tests.bench.conftest import LABELS, TOKENS
 from tests.conftest import TINY
 
 
 @pytest.mark.parametrize(
-    ("name", "method", "blocks", "as_tokens"),
+    ("name", "method", "settings", "deployed"),
     [
-        ("linear", "linear", None, False),
-        ("apt", "apt", range(1, 2), False),
-        ("apt-half", "apt", range(1, 2), False),
-        ("vpt-tokens", "vpt-deep", None, True),
+        ("linear", "linear", {}, True),
+        ("apt", "apt", {"tokens": TOKENS, "start": 1}, True),
+        ("apt-half", "apt", {"tokens": TOKENS, "start": 1}, True),
+        ("vpt-tokens", "vpt-deep", {"tokens": TOKENS}, False),
     ],
 )
 def test_graphs_cost_what_the_closed_form_says(
-    exported: Path, name: str, method: str, blocks: range | None, as_tokens: bool
+    exported: Path, name: str, method: str, settings: dict[str, int], deployed: bool
 ) -> None:
-    expected = macs(method, TINY, len(LABELS), TOKENS if method != "linear" else 0, blocks, as_tokens)
+    expected = make_method(method, TINY, settings).clip_macs(len(LABELS), deployed)
     assert graph_macs(exported / name / "model.onnx") == expected
 
 

@@ -17,7 +17,7 @@ from apt_edge.files import sha256
 from apt_edge.runtime.timing import paired_ratio
 from bench.build import build
 from bench.run import check_gmacs, run_suite
-from bench.suite import Contender, RandomModel, Suite
+from bench.suite import Contender, RandomModel, StepSuite, Suite
 from tests.conftest import TINY
 
 ENVIRONMENT = {"cpu", "cores", "logical_cores", "threads", "governor", "load_average", "platform", "python", "numpy"}
@@ -138,8 +138,9 @@ def test_a_contender_has_one_consistent_source(values: dict, complaint: str) -> 
 
 @pytest.mark.parametrize("path", sorted(Path("bench/suites").glob("*.toml")), ids=lambda path: path.stem)
 def test_shipped_suites_are_valid_and_say_how_to_run_them(path: Path) -> None:
-    assert load_toml(path, Suite).name == path.stem
-    assert f"python -m bench.run {path.as_posix()}" in path.read_text()
+    steps = path.stem.startswith("steps-")
+    assert load_toml(path, StepSuite if steps else Suite).name == path.stem
+    assert f"python -m bench.{'steps' if steps else 'run'} {path.as_posix()}" in path.read_text()
 
 
 def test_program(exported: Path, clip_list: Path, tmp_path: Path) -> None:
