@@ -129,12 +129,15 @@ def _write(path: Path, lines: list[str]) -> None:
     path.write_bytes("".join(f"{line}\n" for line in lines).encode())  # bytes: the same line ends everywhere
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def _render_all(jobs: list[tuple[str, Script]], workers: int | None) -> None:
     for folder in {Path(path).parent for path, _ in jobs}:
         folder.mkdir(parents=True, exist_ok=True)
-    workers = workers or len(
-        os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
-    )
+    workers = workers or cores()
     with tqdm(total=len(jobs), desc="clips", unit="clip", disable=None) as bar:
         if workers == 1:
             threads = torch.get_num_threads()

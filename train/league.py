@@ -34,7 +34,7 @@ from train.comparison.campaign import (
     Run,
     add_campaign_arguments,
     raise_failures,
-    run_all,
+    run_groups,
     run_options,
     summarise_seeds,
 )
@@ -86,16 +86,14 @@ def play(league: League, out: Path, jobs: int = 1, options: Sequence[str] = ()) 
     Raises:
         AptEdgeError: the clips cannot be made. Runs that fail are told in their rows.
     """
-    league.make_clips()
     runs = league_runs(league, out)
-    outcomes = run_all([run for mine in runs.values() for run in mine], jobs, options)
-    by_run = {outcome.run: outcome for outcome in outcomes}
-    rows = [_row(name, [by_run[run] for run in mine]) for name, mine in runs.items()]
+    groups = run_groups(league, list(runs.values()), jobs, options)
+    rows = [_row(name, outcomes) for name, outcomes in zip(runs, groups, strict=True)]
     baseline = next(row for row in rows if row["method"] == league.baseline)
     for row in rows:
         gain = None if row is baseline else paired_difference(row["accuracies"], baseline["accuracies"])
         row["gain"], row["gain_low"], row["gain_high"] = gain or (None, None, None)
-    return rows, outcomes
+    return rows, [outcome for group in groups for outcome in group]
 
 
 def below_baseline(league: League, outcomes: Sequence[Outcome]) -> list[str]:

@@ -32,7 +32,7 @@ from train.comparison.campaign import (
     Run,
     add_campaign_arguments,
     raise_failures,
-    run_all,
+    run_groups,
     run_options,
     summarise_seeds,
 )
@@ -100,12 +100,11 @@ def sweep(page: Page, out: Path, jobs: int = 1, options: Sequence[str] = ()) -> 
     Raises:
         AptEdgeError: the clips cannot be made. Runs that fail are told in their rows.
     """
-    page.make_clips()
     grid = points(page, out)
-    outcomes = run_all([run for point in grid for run in point.runs], jobs, options)
-    by_run = {outcome.run: outcome for outcome in outcomes}
-    rows = [_row(point, [by_run[run] for run in point.runs]) for point in grid]
-    return page.model_dump(mode="json") | {"rows": rows, "best": best_row(rows, page.seeds)}, outcomes
+    groups = run_groups(page, [point.runs for point in grid], jobs, options)
+    rows = [_row(point, outcomes) for point, outcomes in zip(grid, groups, strict=True)]
+    result = page.model_dump(mode="json") | {"rows": rows, "best": best_row(rows, page.seeds)}
+    return result, [outcome for group in groups for outcome in group]
 
 
 def _row(point: Point, outcomes: Sequence[Outcome]) -> Row:

@@ -19,7 +19,7 @@ from apt_edge.config import Strict, load_toml
 from apt_edge.errors import AptEdgeError, ConfigError
 from apt_edge.tables import MISSING, Column, Row, number
 from train.advice import read_evaluation
-from train.clips import make_clips
+from train.clips import cores, make_clips
 from train.comparison.seeds import MOST_SEEDS, mean_and_spread
 from train.devices import add_device_arguments
 from train.recipe import Recipe, toml_text
@@ -129,6 +129,19 @@ def set_strings(table: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
             yield f"{prefix}{key}={toml_text(value)}"
 
 
+def run_groups(
+    campaign: Campaign, groups: Sequence[Sequence[Run]], jobs: int = 1, options: Sequence[str] = ()
+) -> list[list[Outcome]]:
+    """Make the clips of a campaign and what is missing of its runs; the outcomes in the groups of the runs.
+
+    Raises:
+        AptEdgeError: the clips cannot be made. Runs that fail are told in their outcomes.
+    """
+    campaign.make_clips()
+    outcomes = iter(run_all([run for group in groups for run in group], jobs, options))
+    return [[next(outcomes) for _ in group] for group in groups]
+
+
 def run_all(runs: Sequence[Run], jobs: int = 1, options: Sequence[str] = ()) -> list[Outcome]:
     """Make the runs that are not finished yet; the outcomes of all of them, in the same order.
 
@@ -165,7 +178,7 @@ def run_all(runs: Sequence[Run], jobs: int = 1, options: Sequence[str] = ()) -> 
 
 def _execute(runs: Sequence[Run], jobs: int, options: Sequence[str], bar: tqdm) -> Iterator[tuple[Run, int]]:
     """Every run and its exit code, as they end."""
-    threads = max(1, _cores() // jobs)
+    threads = max(1, cores() // jobs)
     waiting, running = list(runs), dict[Run, subprocess.Popen[bytes]]()
     try:
         while waiting or running:
@@ -208,10 +221,6 @@ def _last_words(log: Path, code: int) -> str:
         return f"{lines[-1].strip() if lines else 'it said nothing'} (exit code {code})"
     message, found = lines[said[-1]].removeprefix(f"{TOOL}: "), lines[said[-1] + 1 : said[-1] + 2]
     return message + "".join(f": {line.removeprefix('  found: ')}" for line in found if line.startswith("  found: "))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def summarise_seeds(outcomes: Sequence[Outcome]) -> Row:
