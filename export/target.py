@@ -1,13 +1,16 @@
-"""Export targets: what graph a platform gets and how close it must stay to PyTorch."""
+"""Export targets: what graph a platform gets, and what it must prove."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from apt_edge.config import Strict, load_toml
+
+Repair = Literal["islands", "accumulation", "bfloat16"]
+ATTENTION_OPSET = 23
 
 
 class Tolerance(Strict):
@@ -16,10 +19,57 @@ class Tolerance(Strict):
     Attributes:
         max_abs: largest |logit difference|, in units of max(1, largest |logit| of the float32 model).
         top1_agreement: least share of clips with the same first label.
+        kl: largest mean divergence of the class probabilities, nats.
     """
 
     max_abs: float = Field(gt=0)
     top1_agreement: float = Field(ge=0, le=1)
+    kl: float = Field(gt=0)
+
+
+class Batch(Strict):
+    """Clips in one run: 1 and static, or any number within a profile.
+
+    Attributes:
+        min, opt, max: of the optimisation profile; a `max` of 1 is a static graph.
+    """
+
+    min: int = Field(default=1, ge=1)
+    opt: int = Field(default=1, ge=1)
+    max: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Batch:
+        if not self.min <= self.opt <= self.max:
+            raise ValueError("min <= opt <= max")
+        if self.min == self.max > 1:
+            raise ValueError("a batch is 1, or a range")
+        return self
+
+    @property
+    def dynamic(self) -> bool:
+        """Whether the graph's batch axis is free."""
+        return self.max > 1
+
+
+class Prompts(Strict):
+    """How prompts reach the graph.
+
+    Attributes:
+        mode: `folded` makes them constants, `bound` graph inputs whose values lie in `prompts.safetensors`.
+        per_row: bound prompts have a batch axis, so that each clip of a batch has its own task.
+        max_count: bound prompts have a free count from 1 to this; the pack's own count when None.
+    """
+
+    mode: Literal["folded", "bound"] = "folded"
+    per_row: bool = False
+    max_count: int | None = Field(default=None, ge=1)
+
+    @model_validator(mode="after")
+    def _bound(self) -> Prompts:
+        if self.mode == "folded" and (self.per_row or self.max_count):
+            raise ValueError("per_row and max_count are for bound prompts")
+        return self
 
 
 class Target(Strict):
@@ -27,22 +77,59 @@ class Target(Strict):
 
     Attributes:
         name: also the default name of the output directory.
+        runtime: what runs the exported model.
+        version: of TensorRT, whose trtexec the scripts are written for; empty for other runtimes.
         opset: ONNX opset of the graph.
-        precision: type of weights, prompts and activations in the graph; norms and logits are always float32.
-        prompt_heads: `shared` stores what the heads share once; `expanded` once per head. A compiler expands shared
-            prompts itself and drops their names on the way: a graph whose prompts shall be found is expanded.
-        compiler: package that `export.to_engine` builds with; `none` when ONNX Runtime runs the graph as it is.
+        attention: `decomposed` into MatMul, Softmax, MatMul; the operator `attention` of opset 23; or ONNX Runtime's own
+            `multi-head` operator, which on a CPU is its only fused one.
+        precision: type of weights, prompts and activations; norms and logits are always float32.
+        repairs: what may be done, in this order, when that precision would overflow or leave the tolerance: `islands`
+            of float32, float32 `accumulation` in the attention, the wider range of `bfloat16`.
+        input: `uint8` frames `[B, T, S, S, 3]` that the graph normalises, or normalised `float32` `[B, 3, T, S, S]`.
+        gate: the compiler that must fuse every attention before the export is put in place.
+        ops: operators that the platform has; the graph may use no other.
         tolerance: parity bounds.
+        batch: clips a run.
+        prompts: constants or inputs.
     """
 
     name: str
-    opset: int = Field(ge=18, le=20)
-    precision: Literal["float32", "float16"]
-    prompt_heads: Literal["shared", "expanded"]
-    compiler: Literal["tensorrt-rtx", "tensorrt", "none"]
+    runtime: Literal["onnxruntime-cpu", "onnxruntime-cuda", "openvino", "tensorrt", "tensorrt-rtx"]
+    version: str = ""
+    opset: int = Field(ge=13, le=ATTENTION_OPSET)
+    attention: Literal["decomposed", "attention", "multi-head"]
+    precision: Literal["float32", "float16", "bfloat16"]
+    repairs: list[Repair] = Field(default=[])
+    input: Literal["uint8", "float32"] = "uint8"
+    gate: Literal["tensorrt-rtx", "none"] = "none"
+    ops: list[str] = Field(min_length=1)
     tolerance: Tolerance
+    batch: Batch = Batch()
+    prompts: Prompts = Prompts()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Target:
+        if (self.attention == "attention") != (self.opset >= ATTENTION_OPSET):
+            raise ValueError("the operator Attention and opset 23 belong together")
+        if self.attention == "multi-head" and not self.runtime.startswith("onnxruntime"):
+            raise ValueError("the multi-head operator is ONNX Runtime's own")
+        if bool(self.version) != (self.runtime == "tensorrt"):
+            raise ValueError("version is that of TensorRT, for the runtime tensorrt alone")
+        if self.prompts.per_row and not self.batch.dynamic:
+            raise ValueError("prompts.per_row needs a batch: set batch.opt and batch.max")
+        return self
+
+    @property
+    def compiler(self) -> str | None:
+        """Package that builds the engine; None when the graph is run as it is."""
+        return self.runtime if self.runtime.startswith("tensorrt") else None
+
+    @property
+    def strongly_typed(self) -> bool:
+        """Whether the types in the graph bind: TensorRT 8 takes a float32 graph and a precision flag instead."""
+        return not self.version.startswith("8.")
 
 
-def load_target(path: str | Path) -> Target:
-    """Read `export/targets/*.toml`; raises ConfigError."""
-    return load_toml(path, Target)
+def load_target(path: str | Path, overrides: list[str] | None = None) -> Target:
+    """Read `export/targets/*.toml`; `overrides` are strings `a.b=value`. Raises ConfigError."""
+    return load_toml(path, Target, overrides)

@@ -16,8 +16,8 @@ from typing import Any
 from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import atomic, write_json
 from apt_edge.runtime.model_dir import SIDECAR, ModelDir
-from export.audit import audit, gate
-from export.compiler import MODULES, build
+from export.engine.audit import audit, gate
+from export.engine.compiler import MODULES, build
 
 
 def build_engine(path: str | Path, compiler: str | None = None) -> dict[str, Any]:

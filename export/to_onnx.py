@@ -28,9 +28,9 @@ from apt_edge.pack import PromptPack
 from apt_edge.runtime.model_dir import GOLDEN, ONNX, SIDECAR
 from apt_edge.video.lists import read_list
 from apt_edge.video.load import load_clip
-from export.parity import check_prompts, compare, gate, torch_logits
+from export.proof.parity import check_prompts, compare, gate, torch_logits
 from export.target import Target, load_target
-from export.trace import TypedModel, bind, trace
+from export.graph.trace import TypedModel, bind, trace
 
 
 def export_model(

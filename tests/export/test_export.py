@@ -21,7 +21,7 @@ from apt_edge.methods.vpt_deep import VptDeepTokens
 from apt_edge.runtime.model_dir import ModelDir
 from export.target import Target, Tolerance
 from export.to_onnx import export_model
-from export.trace import TypedModel
+from export.graph.trace import TypedModel
 from tests.conftest import TINY_CLIP, tiny_model, tiny_pack
 
 LABELS = tuple(f"class {i}" for i in range(5))
@@ -173,7 +173,7 @@ def test_model_dir_notices_changed_files(tiny_vit, tiny_clips, tmp_path):
 
 
 def test_scaled_queries_are_exact(tiny_vit, tiny_clips):
-    from export.trace import scaled_queries
+    from export.graph.trace import scaled_queries
 
     vit = tiny_vit.double()
     vit.positions = vit.positions.double()

@@ -13,7 +13,7 @@ from apt_edge.methods.cost import backbone_macs, head_macs
 from bench.graph import graph_macs
 from export.to_engine import build_engine
 from export.to_onnx import export_model
-from export.trace import scaled_queries
+from export.graph.trace import scaled_queries
 from tests.apt_edge.methods.conftest import CLIP, LABELS, SMALL, clips, double, rebuilt, tuned, vit
 from tests.conftest import tiny_pack
 from tests.export.test_export import target

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from apt_edge.errors import GateError
-from export.compiler import Build
+from export.engine.compiler import Build
 
 # `_gemm_mha_v2_*` in TensorRT-RTX 1.7 and TensorRT 10 and 11; kernel names are no API, so other spellings count too.
 FUSED = re.compile(r"(^|_)f?mha", re.IGNORECASE)

@@ -13,8 +13,8 @@ from onnx import TensorProto
 from apt_edge.backbone.checkpoints import freeze
 from apt_edge.backbone.vit import Vit, VitConfig
 from apt_edge.errors import AptEdgeError, ConfigError, GateError, MissingDependency
-from export.audit import audit, gate
-from export.compiler import build, parse_layer_table
+from export.engine.audit import audit, gate
+from export.engine.compiler import build, parse_layer_table
 from export.to_engine import build_engine
 from tests.conftest import TINY
 from tests.export.test_export import export, target

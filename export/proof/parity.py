@@ -15,7 +15,7 @@ from torch import Tensor
 from apt_edge.errors import GateError
 from apt_edge.runtime.ort import OrtSession
 from export.target import Tolerance
-from export.trace import INPUT, OUTPUT
+from export.graph.trace import INPUT, OUTPUT
 
 Forward = Callable[[Tensor], Tensor]
 
