@@ -11,6 +11,7 @@ from typing import Any
 # Step -> packages, any one of each tuple, and the line that installs them.
 STEPS: dict[str, tuple[tuple[tuple[str, ...], ...], str]] = {
     "predict": ((("numpy",), ("safetensors",), ("av",), ("onnxruntime", "onnxruntime-gpu")), "apt-edge[onnxruntime]"),
+    "run with OpenVINO": ((("openvino",),), "apt-edge[openvino]"),
     "train": (
         (("torch",), ("accelerate",), ("pydantic",), ("tqdm",), ("tensorboard",), ("matplotlib",), ("pillow",)),
         "apt-edge[train]",
