@@ -16,7 +16,7 @@ from typing import Any
 from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import atomic, write_json
 from apt_edge.runtime.model_dir import SIDECAR, ModelDir
-from export.engine.audit import audit, gate
+from export.engine.audit import audit
 from export.engine.compiler import MODULES, build
 
 
@@ -43,7 +43,6 @@ def build_engine(path: str | Path, compiler: str | None = None) -> dict[str, Any
         )
     built = build(compiler, model.onnx)
     report = audit(built, model.facts["attention"], model.facts["prompts"])
-    gate(report, built)
     with atomic(model.engine) as temporary:
         temporary.write_bytes(built.plan)
     write_json(model.path / SIDECAR, model.facts | {"engine": report})

@@ -1,4 +1,4 @@
-"""The fusion gate: what a compiler's layer table says about attention and prompts."""
+"""The audit: what a compiler's layer table says about attention and prompts."""
 
 from __future__ import annotations
 
@@ -15,46 +15,46 @@ FUSED = re.compile(r"(^|_)f?mha", re.IGNORECASE)
 
 
 def audit(build: Build, attention: int, prompts: Sequence[str]) -> dict[str, Any]:
-    """Count fused attentions and prompt constants in a build.
+    """Prove that every attention is fused and every prompt constant is in the engine.
 
     Args:
         build: the compiled plan with its layer table.
         attention: attentions in the graph.
-        prompts: names of the prompt initializers.
+        prompts: names of the prompt constants; none when prompts are inputs.
 
     Returns:
-        The `engine` entry of the sidecar.
+        Counts, bytes and hash for the `gate` and `engine` entries of the sidecar. `weight_bytes` is None where the
+        compiler does not tell.
+
+    Raises:
+        GateError: with the layer names, or the names of the prompts.
     """
+    fused = sum(bool(FUSED.search(layer.name)) for layer in build.layers)
+    if fused != attention or attention == 0:
+        raise GateError(
+            f"{fused} of {attention} attentions are fused",
+            found=f"layers {', '.join(layer.name for layer in build.layers[:40])}",
+            fix="export in float16 with at least two heads and without attention outputs",
+        )
     constants = {name for layer in build.layers for name in layer.constants}
-    found = [prompt for prompt in prompts if any(_same_constant(name, prompt) for name in constants)]
+    missing = [prompt for prompt in prompts if not any(_same_constant(name, prompt) for name in constants)]
+    if missing:
+        raise GateError(
+            f"{len(missing)} prompt constants are not in the engine",
+            found=", ".join(missing),
+            fix="report this as a bug: a prompt was folded away",
+        )
     return {
         "compiler": build.compiler,
         "attention": attention,
-        "fused_attention": sum(bool(FUSED.search(layer.name)) for layer in build.layers),
-        "prompt_constants": len(found),
-        "prompt_constants_missing": [prompt for prompt in prompts if prompt not in found],
+        "fused_attention": fused,
+        "prompt_constants": len(prompts),
         "layers": len(build.layers),
         "activation_bytes": build.activation_bytes,
+        "weight_bytes": build.weight_bytes,
         "plan_bytes": len(build.plan),
         "plan_sha256": hashlib.sha256(build.plan).hexdigest(),
     }
-
-
-def gate(report: dict[str, Any], build: Build) -> None:
-    """Raises GateError, with the layer names, unless every attention is fused and every prompt is there."""
-    if report["fused_attention"] != report["attention"] or report["attention"] == 0:
-        names = ", ".join(layer.name for layer in build.layers[:40])
-        raise GateError(
-            f"{report['fused_attention']} of {report['attention']} attentions are fused",
-            found=f"layers {names}",
-            fix="export in float16 with at least two heads and without attention outputs",
-        )
-    if report["prompt_constants_missing"]:
-        raise GateError(
-            f"{len(report['prompt_constants_missing'])} prompt constants are not in the engine",
-            found=", ".join(report["prompt_constants_missing"]),
-            fix="report this as a bug: a prompt was folded away",
-        )
 
 
 def _same_constant(name: str, prompt: str) -> bool:

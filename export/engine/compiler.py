@@ -9,12 +9,13 @@ from __future__ import annotations
 import importlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from apt_edge.errors import AptEdgeError, MissingDependency
+from apt_edge.errors import AptEdgeError, ConfigError, GateError, MissingDependency
 
 MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 
@@ -36,12 +37,14 @@ class Build:
         plan: the serialised engine.
         layers: the layer table.
         activation_bytes: device memory for activations.
+        weight_bytes: device memory for weights; None when the log does not tell.
     """
 
     compiler: str
     plan: bytes
     layers: tuple[Layer, ...]
     activation_bytes: int
+    weight_bytes: int | None
 
 
 def load_compiler(name: str) -> ModuleType:
@@ -54,44 +57,88 @@ def load_compiler(name: str) -> ModuleType:
         ) from None
 
 
-def build(name: str, onnx_path: Path) -> Build:
+def build(
+    name: str,
+    onnx_path: Path,
+    *,
+    profiles: Mapping[str, list[list[int]]] | None = None,
+    capabilities: Sequence[str] = (),
+) -> Build:
     """Compile a strongly typed graph.
 
     Args:
         name: `tensorrt-rtx` or `tensorrt`.
         onnx_path: the graph.
+        profiles: input name -> [min, opt, max] shapes; needed for every input with a free axis.
+        capabilities: GPUs to compile for, like `SM86`; TensorRT-RTX alone, its own choice when empty.
 
     Raises:
-        AptEdgeError: the parser or the builder refuses the graph.
+        ConfigError: a free axis without a profile, or a capability that the compiler does not have.
+        GateError: the parser or the builder refuses the graph.
     """
     trt: Any = load_compiler(name)
     log = _logger(trt)
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
-        raise MissingDependency(
-            f"{name} {trt.__version__} cannot build strongly typed graphs", fix=f"install {name} 10.0 or later"
+        raise AptEdgeError(
+            f"{name} {trt.__version__} cannot build strongly typed graphs",
+            fix="run build.sh of export.to_bundle: trtexec is told which layers may be half",
         )
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse_from_file(str(onnx_path)):
         reasons = "; ".join(parser.get_error(i).desc() for i in range(parser.num_errors))
-        raise AptEdgeError(
-            f"{name} cannot parse {onnx_path}", found=reasons, fix="export for a target that it supports"
-        )
+        raise GateError(f"{name} cannot parse {onnx_path}", found=reasons, fix="export for a target that it supports")
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    _set_profiles(builder, network, config, profiles or {})
+    _set_capabilities(trt, config, capabilities)
     plan = builder.build_serialized_network(network, config)
     if plan is None:
-        raise AptEdgeError(f"{name} cannot build {onnx_path}", found="; ".join(log.errors) or "no reason given")
+        raise GateError(f"{name} cannot build {onnx_path}", found="; ".join(log.errors) or "no reason given")
     data = bytes(plan)
     text = "\n".join(log.lines)
-    layers = parse_layer_table(text)
-    activation = re.search(r"Total Activation Memory: (\d+) bytes", text)
+    layers, activation, weights = parse_layer_table(text), _total("Activation", text), _total("Weights", text)
     if not layers or activation is None:
-        layers, size = _inspect(trt, log, data)
-    else:
-        size = int(activation[1])
-    return Build(f"{name} {trt.__version__}", data, layers, size)
+        layers, activation = _inspect(trt, log, data)
+    return Build(f"{name} {trt.__version__}", data, layers, activation, weights)
+
+
+def _set_profiles(builder: Any, network: Any, config: Any, profiles: Mapping[str, list[list[int]]]) -> None:
+    inputs = [network.get_input(i) for i in range(network.num_inputs)]
+    free = [tensor.name for tensor in inputs if -1 in tuple(tensor.shape)]
+    if missing := [name for name in free if name not in profiles]:
+        raise ConfigError(
+            f"input {missing[0]} has a free axis and no profile",
+            fix="export again: the target's batch sets its profile",
+        )
+    if not free:
+        return
+    profile = builder.create_optimization_profile()
+    for name in free:
+        profile.set_shape(name, *profiles[name])
+    config.add_optimization_profile(profile)
+
+
+def _set_capabilities(trt: Any, config: Any, capabilities: Sequence[str]) -> None:
+    if not capabilities:
+        return
+    members = trt.ComputeCapability.__members__ if hasattr(trt, "ComputeCapability") else {}
+    known = [name for name in members if name.startswith("SM")]
+    if unknown := [name for name in capabilities if name not in known]:
+        raise ConfigError(
+            f"{trt.__name__} cannot compile for {unknown[0]}",
+            found=", ".join(known) or "it compiles for the GPU that it runs on",
+            fix="name capabilities of this list",
+        )
+    config.num_compute_capabilities = len(capabilities)
+    for index, name in enumerate(capabilities):
+        config.set_compute_capability(members[name], index)
+
+
+def _total(what: str, log: str) -> int | None:
+    match = re.search(rf"Total {what} Memory: (\d+) bytes", log)
+    return int(match[1]) if match else None
 
 
 def parse_layer_table(log: str) -> tuple[Layer, ...]:

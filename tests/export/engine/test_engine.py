@@ -13,7 +13,7 @@ from onnx import TensorProto
 from apt_edge.backbone.checkpoints import freeze
 from apt_edge.backbone.vit import Vit, VitConfig
 from apt_edge.errors import AptEdgeError, ConfigError, GateError, MissingDependency
-from export.engine.audit import audit, gate
+from export.engine.audit import audit
 from export.engine.compiler import build, parse_layer_table
 from export.to_engine import build_engine
 from tests.conftest import TINY
@@ -54,7 +54,7 @@ def test_exposed_attention_probabilities_fail(tiny_vit, tiny_clips, tmp_path):
     onnx.save(model, tmp_path / "exposed.onnx")
     built = build("tensorrt-rtx", tmp_path / "exposed.onnx")
     with pytest.raises(GateError, match="1 of 2 attentions are fused"):
-        gate(audit(built, 2, []), built)
+        audit(built, 2, [])
 
 
 def test_one_head_fails(tiny_clips, tmp_path):
@@ -81,7 +81,7 @@ def test_a_lost_prompt_fails(tiny_vit, tiny_clips, tmp_path):
     _, sidecar = export(tiny_vit, tiny_clips, tmp_path / "m", chosen=HALF, tokens=8)
     built = build("tensorrt-rtx", tmp_path / "m" / "model.onnx")
     with pytest.raises(GateError, match="1 prompt constants are not in the engine"):
-        gate(audit(built, 2, [*sidecar["prompts"], "blocks.9.attn.prompt_key"]), built)
+        audit(built, 2, [*sidecar["prompts"], "blocks.9.attn.prompt_key"])
 
 
 def test_a_target_without_compiler_says_so(tiny_vit, tiny_clips, tmp_path):
