@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from collections.abc import Sequence
 from typing import Any
 
 from apt_edge.errors import GateError
+from apt_edge.runtime.trtexec import FUSED
 from export.engine.compiler import Build
-
-# `_gemm_mha_v2_*` in TensorRT-RTX 1.7 and TensorRT 10 and 11; kernel names are no API, so other spellings count too.
-FUSED = re.compile(r"(^|_)f?mha", re.IGNORECASE)
 
 
 def audit(build: Build, attention: int, prompts: Sequence[str]) -> dict[str, Any]:
