@@ -46,6 +46,7 @@ FLAGS = {
     "--dumpProfile": ALWAYS,
     "--loadInputs": ALWAYS,
     "--verbose": ALWAYS,
+    "--help": ALWAYS,
     # how to build
     "--minShapes": ALWAYS,
     "--optShapes": ALWAYS,
