@@ -1,7 +1,7 @@
 """Pack -> ONNX: `python -m export.to_onnx PACK --target TARGET.toml [TARGET.toml ...] --clips LIST`.
 
-Traces the folded model, binds the prompts as named constants, and proves the graph against PyTorch on real clips before
-anything is put in place.
+Writes the graph of each target with its prompts as named constants (or inputs), and proves it against PyTorch on real
+clips and, where the target has a compile gate, with a compiler before anything is put in place.
 """
 
 from __future__ import annotations
@@ -9,88 +9,22 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx_ir as ir
-import torch
-from torch import nn
 
 from apt_edge.backbone.checkpoints import load_backbone
-from apt_edge.backbone.folded import FoldedModel, folded_model
+from apt_edge.backbone.folded import folded_model
 from apt_edge.clip import ClipSpec
-from apt_edge.errors import ConfigError, run_tool
-from apt_edge.files import atomic_directory, sha256, write_json
+from apt_edge.errors import run_tool
+from apt_edge.files import sha256
 from apt_edge.pack import PromptPack
-from apt_edge.runtime.model_dir import GOLDEN, ONNX, SIDECAR
 from apt_edge.video.lists import read_list
-from apt_edge.video.load import load_clip
-from export.proof.parity import check_prompts, compare, gate, torch_logits
+from apt_edge.video.load import load_frames
+from export.model import Export
 from export.target import Target, load_target
-from export.graph.trace import TypedModel, bind, trace
-
-
-def export_model(
-    model: nn.Module,
-    out: str | Path,
-    target: Target,
-    *,
-    clips: np.ndarray,
-    clip: ClipSpec,
-    labels: tuple[str, ...],
-    facts: Mapping[str, Any],
-) -> dict[str, Any]:
-    """Export one model into a directory and prove it.
-
-    Args:
-        model: `FoldedModel`, or another module `clip -> logits` in float32 (an unfolded form, for comparisons).
-        out: directory to write; replaced as a whole when everything has passed.
-        target: precision, opset and tolerance.
-        clips: real clips `[M, 3, T, H, W]` float32 for the parity gate.
-        clip: the input contract.
-        labels: class names.
-        facts: more entries for the sidecar.
-
-    Returns:
-        The sidecar.
-
-    Raises:
-        GateError: the graph does not give PyTorch's logits.
-    """
-    half = target.precision == "float16"
-    typed = TypedModel(model, half, target.prompt_heads == "expanded") if isinstance(model, FoldedModel) else None
-    if half and typed is None:
-        raise ConfigError("only folded models are exported in float16", fix="choose a float32 target")
-    prompts = typed.prompts if typed else {}
-    constants = {name: tensor.numpy() for name, tensor in prompts.items()}
-    graph = bind(trace(typed or model, torch.from_numpy(clips[:1]), prompts, target.opset), constants)
-    graph.metadata_props.update({"apt_edge.clip": clip.to_json(), "apt_edge.labels": json.dumps(labels)})
-    with atomic_directory(out) as directory:
-        path = directory / ONNX
-        ir.save(graph, path)
-        onnx.checker.check_model(str(path), full_check=True)
-        check_prompts(path, constants)
-        reference = torch_logits(model, clips)
-        parity = compare(path, reference, clips)
-        gate(parity, target.tolerance)
-        np.savez(directory / GOLDEN, clips=clips[:2], logits=reference[:2])
-        sidecar = {
-            "target": target.model_dump(),
-            "precision": target.precision,
-            "opset": target.opset,
-            "clip": clip.to_dict(),
-            "labels": list(labels),
-            "attention": sum(node.op_type == "Softmax" for node in graph.graph),
-            "prompts": list(prompts),
-            "onnx_sha256": sha256(path),
-            "parity": parity,
-            **facts,
-        }
-        write_json(directory / SIDECAR, sidecar)
-    return sidecar
 
 
 def export_pack(
@@ -98,7 +32,7 @@ def export_pack(
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Export a pack file with its backbone for each target into `out`/<target>; yields directory and sidecar.
 
-    Pack, backbone and clips are read once, whatever the number of targets; see `export_model`.
+    Pack, backbone and clips are read once, whatever the number of targets; see `export.model`.
     """
     pack = PromptPack.load(pack_path)
     name = backbone or pack.backbone.name
@@ -111,21 +45,19 @@ def export_pack(
         "prompt_tokens": {str(block): tokens for block, tokens in pack.tokens.items()},
         "form": pack.form,
     }
-    clips = load_clips(clips_list, pack.clip, count)
+    frames = clips_of(clips_list, pack.clip, count)
+    export = Export(model, frames=frames, clip=pack.clip, labels=pack.labels, facts=facts)
     for target in targets:
-        print(f"tracing {pack_path} for {target.name} ({target.precision}, opset {target.opset})", file=sys.stderr)
+        print(f"exporting {pack_path} for {target.name}", file=sys.stderr)
         directory = out / target.name
-        yield (
-            directory,
-            export_model(model, directory, target, clips=clips, clip=pack.clip, labels=pack.labels, facts=facts),
-        )
+        yield directory, export.to(target, directory)
 
 
-def load_clips(path: Path, spec: ClipSpec, count: int) -> np.ndarray:
-    """Up to `count` clips spread evenly over a list, preprocessed: `[M, 3, T, H, W]` float32."""
+def clips_of(path: Path, spec: ClipSpec, count: int) -> np.ndarray:
+    """Up to `count` clips spread evenly over a list, as a model sees them: uint8 `[M, T, S, S, 3]`."""
     items = read_list(path)
     chosen = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
-    return np.stack([load_clip(item.path, spec) for item in chosen])
+    return np.stack([load_frames(item.path, spec) for item in chosen])
 
 
 def main() -> None:
@@ -134,24 +66,38 @@ def main() -> None:
     parser.add_argument("--target", type=Path, required=True, nargs="+", help="one or more export/targets/*.toml")
     parser.add_argument("--clips", type=Path, required=True, help="list of videos for the parity gate")
     parser.add_argument("--count", type=int, default=32, help="how many of them to run (default 32)")
+    parser.add_argument(
+        "--set",
+        action="append",
+        default=[],
+        metavar="KEY=VALUE",
+        help="change a target's setting, as prompts.mode=bound",
+    )
     parser.add_argument("--backbone", help="weights, when they are not where the pack's backbone name says")
     parser.add_argument(
         "--out", type=Path, help="directory that gets one directory a target (default: export beside PACK)"
     )
     parser.add_argument("--json", action="store_true", help="print the sidecars as JSON lines")
     args = parser.parse_args()
-    targets = [load_target(path) for path in args.target]
+    targets = [load_target(path, args.set) for path in args.target]
     out = args.out or args.pack.parent / "export"
     for directory, sidecar in export_pack(args.pack, args.backbone, targets, args.clips, args.count, out):
         print(json.dumps(sidecar) if args.json else _summary(directory, sidecar))
 
 
 def _summary(out: Path, sidecar: dict[str, Any]) -> str:
-    parity = sidecar["parity"]
-    return (
-        f"{out}: {len(sidecar['prompts'])} prompt constants, parity over {parity['clips']} clips: "
-        f"max |dlogit| {parity['max_abs']:.2e}, first label equal on {parity['top1_agreement']:.1%}"
-    )
+    parity, compiled = sidecar["parity"], sidecar["gate"]
+    kind = "prompt constants" if sidecar["prompt_mode"] == "folded" else "prompt inputs"
+    lines = [
+        f"{out}: {sidecar['numerics']['chosen']}, opset {sidecar['opset']}, {len(sidecar['prompts'])} {kind}, parity over "
+        f"{parity['clips']} clips: max |dlogit| {parity['max_abs']:.2e}, first label equal on {parity['top1_agreement']:.1%}"
+    ]
+    if compiled:
+        lines.append(
+            f"  compiles with {compiled['compiler']}: {compiled['fused_attention']} of {compiled['attention']} attentions "
+            f"fused, activations {compiled['activation_bytes'] / 1e6:.1f} MB (no GPU executed)"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

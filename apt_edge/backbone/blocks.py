@@ -89,13 +89,12 @@ class TemporalBlock(ChangedBlock):
         super().__init__(block)
         self.before_attn, self.before_mlp = before_attn, before_mlp
 
-    def forward(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
+    def attended(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
+        """The first half with what stands before each half."""
         if self.before_attn is not None:
             x_BNC = x_BNC + self.before_attn(x_BNC)
-        x_BNC = x_BNC + self.attn(self.norm1(x_BNC), extra)
-        if self.before_mlp is not None:
-            x_BNC = x_BNC + self.before_mlp(x_BNC)
-        return x_BNC + self.mlp(x_BNC)
+        x_BNC = super().attended(x_BNC, extra)
+        return x_BNC if self.before_mlp is None else x_BNC + self.before_mlp(x_BNC)
 
 
 class SerialProjection(nn.Module):
@@ -127,15 +126,15 @@ class EnteringBlock(ChangedBlock):
         for name, tensor in {"tokens": tokens_TC[None], "query": query, "key": key, "value": value}.items():
             self.register_buffer(name, tensor.contiguous())
 
-    def forward(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
+    def attended(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
+        """The first half: N rows come in, N + T go out."""
         if extra is not None:
             raise PackError(
                 "tokens enter a block that has constant keys and values as well", fix="write the pack again"
             )
         own = ExtraKV(*(self.get_buffer(name) for name in ExtraKV._fields))
         rows_BNC = torch.cat([x_BNC, self.get_buffer("tokens").expand(len(x_BNC), -1, -1)], dim=1)
-        rows_BNC = rows_BNC + self.attn(self.norm1(x_BNC), own)
-        return rows_BNC + self.mlp(rows_BNC)
+        return rows_BNC + self.attn(self.norm1(x_BNC), own)
 
 
 class LeavingBlock(ChangedBlock):
@@ -145,14 +144,14 @@ class LeavingBlock(ChangedBlock):
         super().__init__(block)
         self.video_tokens = video_tokens
 
-    def forward(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
+    def attended(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
+        """The first half: N + T rows come in, N go out."""
         attn, normed_BNC = self.attn, self.norm1(x_BNC)
         width = x_BNC.shape[2]
         (query,) = attn.split(F.linear(normed_BNC[:, : self.video_tokens], attn.qkv.weight[:width], attn.q_bias), 1)
         bias = torch.cat([torch.zeros_like(attn.v_bias), attn.v_bias])
         key, value = attn.split(F.linear(normed_BNC, attn.qkv.weight[width:], bias), 2)
-        x_BNC = x_BNC[:, : self.video_tokens] + attn.attend(query, key, value, extra)
-        return x_BNC + self.mlp(x_BNC)
+        return x_BNC[:, : self.video_tokens] + attn.attend(query, key, value, extra)
 
 
 def joined(first: nn.Linear, weight: Tensor, bias: Tensor) -> nn.Linear:

@@ -146,8 +146,12 @@ class Block(nn.Module):
         self.fc2 = nn.Linear(config.mlp_ratio * width, width)
 
     def forward(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
-        x_BNC = x_BNC + self.attn(self.norm1(x_BNC), extra)
+        x_BNC = self.attended(x_BNC, extra)
         return x_BNC + self.mlp(x_BNC)
+
+    def attended(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
+        """The first half, residual included."""
+        return x_BNC + self.attn(self.norm1(x_BNC), extra)
 
     def mlp(self, x_BNC: Tensor) -> Tensor:
         """The second half, norm included, residual not."""

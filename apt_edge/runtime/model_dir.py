@@ -3,15 +3,23 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from apt_edge.clip import ClipSpec
 from apt_edge.errors import ModelError
 from apt_edge.files import sha256
+from apt_edge.runtime.session import TensorSpec
+from apt_edge.video.preprocess import normalise
 
 ONNX, SIDECAR, ENGINE, GOLDEN = "model.onnx", "model.json", "model.engine", "golden.npz"
+PROMPTS = "prompts.safetensors"
+INPUT, OUTPUT = "clip", "logits"
 
 
 @dataclass(frozen=True)
@@ -58,11 +66,58 @@ class ModelDir:
             )
         return model
 
-    def check_input(self, name: str, shape: tuple[Any, ...]) -> None:
-        """Raises ModelError when the graph's input is not the clip that the sidecar promises."""
-        if name != "clip" or tuple(shape[1:]) != self.clip.shape:
+    @cached_property
+    def prompts(self) -> dict[str, np.ndarray]:
+        """Values of the prompts that are graph inputs; empty when they are constants. Raises ModelError."""
+        if self.facts.get("prompt_mode") != "bound":
+            return {}
+        from safetensors.numpy import load_file  # here: a device with folded prompts needs numpy alone
+
+        path = self.path / PROMPTS
+        if not path.is_file():
+            raise ModelError(f"{path} is missing", fix="copy the whole directory, or export again")
+        return load_file(path)
+
+    def feeds(self, inputs: Mapping[str, TensorSpec], frames_TSSC: np.ndarray) -> dict[str, np.ndarray]:
+        """What a session of this model is fed for one clip.
+
+        Args:
+            inputs: the session's.
+            frames_TSSC: uint8 `[T, S, S, 3]`; they are normalised here for a graph that does not do it itself.
+
+        Raises:
+            ModelError: the session's inputs are not those that the sidecar describes.
+        """
+        for name, spec in inputs.items():
+            self._check_input(name, spec)
+        return feeds(inputs, frames_TSSC[None], self.clip, self.prompts)
+
+    def _check_input(self, name: str, spec: TensorSpec) -> None:
+        if name == INPUT:
+            _, frames, size, _ = self.clip.shape
+            shape = (frames, size, size, 3) if spec.dtype == np.uint8 else self.clip.shape
+            fits, expected = spec.shape[1:] == shape, f"clip [1, {', '.join(map(str, shape))}]"
+        else:
+            fits, expected = name in self.prompts, ", ".join([INPUT, *self.prompts])
+        if not fits:
             raise ModelError(
-                f"the input of {self.onnx} is not the clip that {SIDECAR} describes",
-                found=f"{name} {list(shape)}, expected clip [1, {', '.join(map(str, self.clip.shape))}]",
+                f"the input of {self.onnx} is not what {SIDECAR} describes",
+                found=f"{name} {list(spec.shape)}, expected {expected}",
                 fix="export again from the pack",
             )
+
+
+def feeds(
+    inputs: Mapping[str, TensorSpec], frames_BTSSC: np.ndarray, clip: ClipSpec, prompts: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Feeds of a session for uint8 frames: as they are or normalised, and the prompts that are inputs.
+
+    Prompts with a batch axis are repeated: every row gets the same task.
+    """
+    raw = inputs[INPUT].dtype == np.uint8
+    result = {INPUT: frames_BTSSC if raw else np.stack([normalise(frames, clip) for frames in frames_BTSSC])}
+    for name, spec in inputs.items():
+        if name != INPUT:
+            rows = len(frames_BTSSC) if spec.shape[0] is None else 1
+            result[name] = np.repeat(prompts[name], rows, axis=0)
+    return result

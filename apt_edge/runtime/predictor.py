@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from apt_edge.runtime.model_dir import ModelDir
+from apt_edge.runtime.model_dir import OUTPUT, ModelDir
 from apt_edge.runtime.session import Session
 from apt_edge.video.load import sample_frames
-from apt_edge.video.preprocess import to_input
+from apt_edge.video.preprocess import short_side_crop
 
 
 @dataclass(frozen=True)
@@ -38,22 +38,21 @@ class Predictor:
         session: the model, loaded in a runtime.
 
     Raises:
-        ModelError: the session's input is not the clip that the sidecar describes.
+        ModelError: the session's inputs are not those that the sidecar describes.
     """
 
     def __init__(self, model: ModelDir, session: Session) -> None:
-        for name, spec in session.inputs.items():
-            model.check_input(name, spec.shape)
         self.model, self.session = model, session
+        model.feeds(session.inputs, np.zeros((model.clip.frames, model.clip.size, model.clip.size, 3), np.uint8))
 
     def predict(self, video: str | Path, top: int = 5) -> Prediction:
         """The `top` likeliest labels of the video's centred clip; raises VideoError."""
         marks = [time.perf_counter()]
         frames_THWC = sample_frames(video, self.model.clip)
         marks.append(time.perf_counter())
-        clip = to_input(frames_THWC, self.model.clip)[None]
+        feeds = self.model.feeds(self.session.inputs, short_side_crop(frames_THWC, self.model.clip))
         marks.append(time.perf_counter())
-        logits_K = self.session.run({"clip": clip})["logits"][0]
+        logits_K = self.session.run(feeds)[OUTPUT][0]
         marks.append(time.perf_counter())
         exponentials = np.exp(logits_K - logits_K.max())
         probabilities_K = exponentials / exponentials.sum()

@@ -8,7 +8,7 @@ import numpy as np
 
 from apt_edge.clip import ClipSpec
 from apt_edge.video.decode import probe, read_frames
-from apt_edge.video.preprocess import to_input
+from apt_edge.video.preprocess import normalise, short_side_crop
 from apt_edge.video.sampling import clip_indices
 
 
@@ -17,6 +17,11 @@ def sample_frames(path: str | Path, spec: ClipSpec) -> np.ndarray:
     return read_frames(path, clip_indices(probe(path).frames, spec, None))
 
 
+def load_frames(path: str | Path, spec: ClipSpec) -> np.ndarray:
+    """The centred clip as a model sees it, uint8 `[T, S, S, 3]`; raises VideoError."""
+    return short_side_crop(sample_frames(path, spec), spec)
+
+
 def load_clip(path: str | Path, spec: ClipSpec) -> np.ndarray:
-    """The centred clip as the model's input, float32 `[3, T, S, S]`; raises VideoError."""
-    return to_input(sample_frames(path, spec), spec)
+    """The centred clip normalised, float32 `[3, T, S, S]`; raises VideoError."""
+    return normalise(load_frames(path, spec), spec)

@@ -75,19 +75,6 @@ def normalise(frames_TSSC: np.ndarray, spec: ClipSpec) -> np.ndarray:
     return clip_CTSS
 
 
-def to_input(frames_THWC: np.ndarray, spec: ClipSpec) -> np.ndarray:
-    """The deterministic path of evaluation and of a device: short side to S, centre crop, normalise.
-
-    Args:
-        frames_THWC: uint8 [T, H, W, 3], RGB, the T frames of the clip.
-        spec: the input contract.
-
-    Returns:
-        float32 [3, T, S, S].
-    """
-    return normalise(short_side_crop(frames_THWC, spec), spec)
-
-
 def _apply(frames_THWC: np.ndarray, rows_hH: np.ndarray, columns_wW: np.ndarray) -> np.ndarray:
     """Filter along height and width with dense weights: uint8 [T, h, w, 3]."""
     (top, bottom), (left, right) = _used(rows_hH), _used(columns_wW)

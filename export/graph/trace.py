@@ -1,7 +1,6 @@
-"""PyTorch model -> ONNX graph: trace with the prompts as inputs, then bind them as named constants.
+"""PyTorch model -> ONNX graph: one trace, in float32, with the prompts as inputs; rewrite rules make every dialect of it.
 
-One model definition is traced for every target. The precision is the traced module's own, so the float16 types, the
-float32 islands around LayerNorm and the float32 head stand in the graph because they stand in the module.
+Shapes: B batch, T frames, S size in pixels, C channels of a clip.
 """
 
 from __future__ import annotations
@@ -9,20 +8,22 @@ from __future__ import annotations
 import copy
 import logging
 import warnings
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-import numpy as np
 import onnx_ir as ir
 import torch
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
-from apt_edge.backbone.blocks import EnteringBlock
 from apt_edge.backbone.folded import FoldedModel
-from apt_edge.backbone.vit import ExtraKV, LayerNorm, Vit
+from apt_edge.backbone.vit import ExtraKV
+from apt_edge.runtime.model_dir import INPUT, OUTPUT
+from export.rewrites import Pixels
 
-INPUT, OUTPUT = "clip", "logits"
+OPSET = 20
+SCOPES = "pkg.torch.onnx.name_scopes"
 
 
 def prompt_name(block: int, part: str) -> str:
@@ -30,75 +31,58 @@ def prompt_name(block: int, part: str) -> str:
     return f"blocks.{block}.attn.prompt_{part}"
 
 
-class TypedModel(nn.Module):
-    """A folded model in the precision of a target, with its prompts as inputs.
+class PromptInputs(nn.Module):
+    """A model whose clip is what the graph takes and whose prompts are inputs.
 
     Args:
-        model: the float32 model; it is copied, not changed.
-        half: float16 backbone and prompts. LayerNorm weights and the head stay float32.
-        expand: repeat prompts that the heads share, `[1, 1, T, D]` to `[1, H, T, D]`.
+        model: `FoldedModel`, or another module `clip -> logits`.
+        pixels: arithmetic that makes uint8 frames a clip; None when the graph takes normalised clips.
     """
 
-    def __init__(self, model: FoldedModel, half: bool, expand: bool = False) -> None:
+    def __init__(self, model: nn.Module, pixels: Pixels | None) -> None:
         super().__init__()
-        self.dtype = torch.float16 if half else torch.float32
-        self.vit = scaled_queries(model.vit).to(self.dtype)
-        for name, module in model.vit.named_modules():
-            if isinstance(module, LayerNorm):
-                self.vit.get_submodule(name).float().load_state_dict(module.state_dict())  # as before the rounding
-        self.head = model.head
-        self.blocks = model.prompted
-        heads = model.vit.config.heads if expand else -1
+        self.model, self.pixels = model, pixels
+        extra = model.extra if isinstance(model, FoldedModel) else {}
+        self.blocks = list(extra)
         self.prompts = {
-            prompt_name(block, part): getattr(model.extra[block], part).to(self.dtype).expand(-1, heads, -1, -1)
-            for block in self.blocks
-            for part in ("key", "value")
+            prompt_name(block, part): getattr(extra[block], part) for block in extra for part in ("key", "value")
         }
 
-    def forward(self, clip_BCTHW: Tensor, prompts: list[Tensor]) -> Tensor:
-        """Float32 clips and `[1, h, T, D]` prompts (key, value, key, value ...) to float32 logits."""
+    def forward(self, clip: Tensor, prompts: list[Tensor]) -> Tensor:
+        """Clips and `[1, h, n, d]` prompts (key, value, key, value ...) to logits."""
+        if self.pixels is not None:
+            clip = self.pixels(clip)
+        if not isinstance(self.model, FoldedModel):
+            return self.model(clip)
         extra = {block: ExtraKV(*prompts[2 * row : 2 * row + 2]) for row, block in enumerate(self.blocks)}
-        return self.head(self.vit(clip_BCTHW.to(self.dtype), extra))
+        return self.model.head(self.model.vit(clip, extra))
 
 
-def scaled_queries(vit: Vit) -> Vit:
-    """A copy whose attention scale is multiplied into the query weights: exact when D is a power of 4, as 64 is."""
-    vit = copy.deepcopy(vit)
-    for index in range(vit.config.depth):
-        block = vit.block(index)
-        attention = block.attn
-        if isinstance(block, EnteringBlock):  # its queries were projected before
-            block.get_buffer("query").mul_(attention.scale)
-        attention.qkv.weight.data[: vit.config.width] *= attention.scale
-        attention.q_bias.data *= attention.scale
-        attention.scale = 1.0
-    return vit
+def trace(module: PromptInputs, clip: Tensor) -> ir.Model:
+    """Trace `module(clip, prompts)` in opset 20; every prompt becomes a graph input of its own name.
 
-
-def trace(module: nn.Module, clip: Tensor, prompts: Mapping[str, Tensor], opset: int) -> ir.Model:
-    """Trace `module(clip, [prompts])`; every prompt becomes a graph input of its own name.
+    Attention is written as Transpose, MatMul, Softmax, MatMul with the scale already on the query: TensorRT's condition
+    for a fused kernel, and the form that `export.graph.attention` finds again.
 
     Args:
-        module: `TypedModel`, or any module that takes a clip alone when there are no prompts.
-        clip: one example clip `[B, 3, T, H, W]`, float32.
-        prompts: graph input name -> tensor.
-        opset: ONNX opset.
+        module: the model.
+        clip: one example of the graph's own clip input.
     """
-    arguments: tuple[Any, ...] = (clip, list(prompts.values())) if isinstance(module, TypedModel) else (clip,)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about torchvision operators and pytree internals: nothing a user can act on
         logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            module.eval(),
-            arguments,
+            copy.copy(module).eval(),
+            (clip, list(module.prompts.values())),
             dynamo=True,
-            opset_version=opset,
-            input_names=[INPUT, *prompts],
+            opset_version=OPSET,
+            input_names=[INPUT, *module.prompts],
             output_names=[OUTPUT],
             custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
             verbose=False,
         )
     assert program is not None
+    _name(program.model.graph)
     return program.model
 
 
@@ -112,18 +96,32 @@ def _attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Any:
-    """The canonical dialect: MatMul, Softmax, MatMul with the scale already on the query (TensorRT's fusion rule)."""
     if attn_mask is not None or dropout_p or is_causal or scale != 1.0 or enable_gqa:
         raise NotImplementedError("the exporter translates the backbone's own attention only")
     scores = op.MatMul(query, op.Transpose(key, perm=[0, 1, 3, 2]))
     return op.MatMul(op.Softmax(scores, axis=-1), value)
 
 
-def bind(model: ir.Model, constants: Mapping[str, np.ndarray]) -> ir.Model:
-    """Turn the named graph inputs into constants of the same names: f(clip, prompts) becomes f(clip)."""
-    for value in [value for value in model.graph.inputs if value.name in constants]:
-        assert value.name is not None
-        value.const_value = ir.tensor(constants[value.name], name=value.name)
-        model.graph.inputs.remove(value)
-        model.graph.register_initializer(value)
-    return model
+def _name(graph: ir.Graph) -> None:
+    """Name nodes and their results by module and operator, as `blocks.3.fc1/MatMul`: audits point at them."""
+    seen: Counter[str] = Counter()
+    for node in graph:
+        modules = [scope for scope in _scopes(node) if scope.split(".")[0] in ("model", "pixels")]
+        place = modules[-1].removeprefix("model.").removeprefix("vit.") if modules else ""
+        name = f"{place or 'model'}/{node.op_type}"
+        seen[name] += 1
+        node.name = name if seen[name] == 1 else f"{name}_{seen[name]}"
+        for index, value in enumerate(node.outputs):
+            if not value.is_graph_output():
+                value.name = node.name + (f".{index}" if len(node.outputs) > 1 else "")
+
+
+def _scopes(node: ir.Node) -> list[str]:
+    """Module paths around a node, outermost first; the last entry is the operator's own."""
+    text = node.metadata_props.get(SCOPES, "")
+    return [part.strip(" '\"") for part in text.strip("[]").split(",")][:-1]
+
+
+def constants(module: PromptInputs) -> Mapping[str, Any]:
+    """The prompts as numpy arrays, float32 `[1, h, n, d]`."""
+    return {name: tensor.detach().numpy() for name, tensor in module.prompts.items()}

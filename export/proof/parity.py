@@ -2,42 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnx
-import onnx.numpy_helper
+import onnx_ir as ir
 import torch
-from torch import Tensor
+from torch import nn
 
+from apt_edge.clip import ClipSpec
 from apt_edge.errors import GateError
+from apt_edge.runtime.model_dir import OUTPUT, feeds
 from apt_edge.runtime.ort import OrtSession
+from apt_edge.video.preprocess import normalise
 from export.target import Tolerance
-from export.graph.trace import INPUT, OUTPUT
-
-Forward = Callable[[Tensor], Tensor]
 
 
-def check_prompts(onnx_path: Path, constants: Mapping[str, np.ndarray]) -> None:
-    """Read the graph back: every prompt must be an initializer of its name, equal to the last bit. Raises GateError."""
-    graph = onnx.load(str(onnx_path)).graph
-    stored = {tensor.name: tensor for tensor in graph.initializer}
-    for name, expected in constants.items():
-        if name not in stored:
+def check_prompts(graph: ir.Model, prompts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The prompts as the graph takes them: every one must be a constant or an input of its name, and unchanged.
+
+    Args:
+        graph: the graph as it was written.
+        prompts: float32, `[1, h, n, d]`.
+
+    Returns:
+        The values in the graph's type.
+
+    Raises:
+        GateError: a prompt is missing, differs by a bit from its value in that type, or has left its range.
+    """
+    ports = {value.name: value for value in graph.graph.inputs}
+    stored = {}
+    for name, values in prompts.items():
+        value = graph.graph.initializers.get(name) or ports.get(name)
+        if value is None or value.dtype is None:
             raise GateError(f"the prompt {name} is not in the exported graph", fix="report this as a bug")
-        if not np.array_equal(onnx.numpy_helper.to_array(stored[name], str(onnx_path.parent)), expected):
+        stored[name] = values.astype(value.dtype.numpy())
+        if value.const_value is not None and not np.array_equal(value.const_value.numpy(), stored[name]):
             raise GateError(f"the prompt {name} changed on the way into the graph", fix="report this as a bug")
+        if not np.isfinite(stored[name].astype(np.float32)).all():
+            raise GateError(f"the prompt {name} does not fit {value.dtype.name.lower()}", fix="export in float32")
+    return stored
 
 
-def torch_logits(forward: Forward, clips: np.ndarray) -> np.ndarray:
-    """Float32 logits `[M, K]` of clips `[M, 3, T, H, W]`, one clip at a time."""
+def torch_logits(model: nn.Module, frames: np.ndarray, clip: ClipSpec) -> np.ndarray:
+    """Float32 logits `[M, K]` of uint8 frames `[M, T, S, S, 3]`, one clip at a time."""
     with torch.inference_mode():
-        return np.concatenate([forward(torch.from_numpy(clip[None])).float().numpy() for clip in clips])
+        clips = (torch.from_numpy(normalise(own, clip)[None]) for own in frames)
+        return np.concatenate([model(clip_BCTSS).float().numpy() for clip_BCTSS in clips])
 
 
-def compare(onnx_path: Path, reference: np.ndarray, clips: np.ndarray) -> dict[str, Any]:
+def compare(
+    onnx_path: Path,
+    reference: np.ndarray,
+    frames: np.ndarray,
+    clip: ClipSpec,
+    prompts: Mapping[str, np.ndarray],
+    rows: int = 1,
+) -> dict[str, Any]:
     """Run the graph in ONNX Runtime on the CPU and compare its logits.
 
     A float16 graph is rounded to half between operations there, but products accumulate in float32: the report says
@@ -46,13 +69,17 @@ def compare(onnx_path: Path, reference: np.ndarray, clips: np.ndarray) -> dict[s
     Args:
         onnx_path: the exported graph.
         reference: logits `[M, K]` of the float32 PyTorch model.
-        clips: `[M, 3, T, H, W]` float32.
+        frames: uint8 `[M, T, S, S, 3]`.
+        clip: the input contract.
+        prompts: values of the prompts that are inputs.
+        rows: clips a run.
 
     Returns:
         The parity report: `max_abs`, `mean_abs` (logits), `max_logit`, `kl` (nats, mean), `top1_agreement`, `clips`.
     """
     session = OrtSession(onnx_path)
-    found = np.concatenate([session.run({INPUT: clip[None]})[OUTPUT] for clip in clips])
+    runs = [frames[start : start + rows] for start in range(0, len(frames), rows)]
+    found = np.concatenate([session.run(feeds(session.inputs, run, clip, prompts))[OUTPUT] for run in runs])
     difference = np.abs(found - reference)
     return {
         "max_abs": float(difference.max()),
@@ -60,7 +87,7 @@ def compare(onnx_path: Path, reference: np.ndarray, clips: np.ndarray) -> dict[s
         "max_logit": float(np.abs(reference).max()),
         "kl": _kl(reference, found),
         "top1_agreement": float((found.argmax(1) == reference.argmax(1)).mean()),
-        "clips": len(clips),
+        "clips": len(frames),
         "reference": "PyTorch float32, CPU",
         "session": "ONNX Runtime, CPU",
     }
@@ -73,6 +100,12 @@ def gate(report: Mapping[str, Any], tolerance: Tolerance) -> None:
         raise GateError(
             f"parity failed: max |logit difference| is {report['max_abs']:.3g}, the target allows {bound:.3g}",
             found=f"logits up to {report['max_logit']:.3g} on {report['clips']} clips",
+            fix="export in float32, or look for prompts or activations beyond float16",
+        )
+    if not report["kl"] <= tolerance.kl:
+        raise GateError(
+            f"parity failed: the class probabilities diverge by {report['kl']:.3g} nats, the target allows {tolerance.kl:.3g}",
+            found=f"max |logit difference| {report['max_abs']:.3g} on {report['clips']} clips",
             fix="export in float32, or look for prompts or activations beyond float16",
         )
     if report["top1_agreement"] < tolerance.top1_agreement:

@@ -8,7 +8,7 @@ import pytest
 from apt_edge.clip import ClipSpec
 from apt_edge.errors import ConfigError
 from apt_edge.video.lists import read_list
-from apt_edge.video.preprocess import to_input
+from apt_edge.video.preprocess import normalise, short_side_crop
 from tests.train.conftest import Task
 from train.engine.augment import augment_clip, augmented_views, crop_box
 from train.recipe import Augment
@@ -50,7 +50,7 @@ def test_nothing_asked_is_the_input_of_evaluation() -> None:
     frames = noise(4, 40, 40)
     for clip in range(3):
         result = augment_clip(frames, SPEC, Augment(**WHOLE), np.random.default_rng(clip))
-        np.testing.assert_array_equal(result, to_input(frames, SPEC))
+        np.testing.assert_array_equal(result, normalise(short_side_crop(frames, SPEC), SPEC))
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,88 @@
+"""From one traced model to the graph of a target: the rewrite rules in their order."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx_ir as ir
+
+from export.graph import attention, batch, opset, pooling, precision, prompts
+from export.graph.rules import tidy
+from export.target import ATTENTION_OPSET, Prompts, Target
+
+
+@dataclass(frozen=True)
+class Form:
+    """One way of typing a graph.
+
+    Attributes:
+        precision: type of everything that is not kept in float32.
+        attention: how attention is written; see `export.graph.attention`.
+        opset: ONNX opset.
+        accumulation: attention gets float32 queries, keys and values, and so accumulates in float32.
+        islands: names of further nodes that stay in float32.
+    """
+
+    precision: str
+    attention: str
+    opset: int
+    accumulation: bool = False
+    islands: frozenset[str] = frozenset()
+
+    def keep(self, graph: ir.Graph) -> set[ir.Node]:
+        """The nodes that stay in float32."""
+        chosen = {node for node in graph if node.name in self.islands}
+        if self.accumulation:
+            chosen |= {node for node in graph if node.op_type == "Attention"}
+        return chosen | precision.always_float32(graph, self.precision)
+
+
+def plain_form(target: Target) -> Form:
+    """What a target asks for; TensorRT 8 takes float32 graphs, because types do not bind there."""
+    return Form(target.precision if target.strongly_typed else "float32", target.attention, target.opset)
+
+
+def accumulating(form: Form) -> Form:
+    """`form` with float32 accumulation, which is the operator Attention's to give."""
+    return Form(form.precision, "attention", ATTENTION_OPSET, True, form.islands)
+
+
+def untyped(
+    traced: ir.Model, values: Mapping[str, np.ndarray], settings: Prompts, form: Form, dynamic: bool
+) -> tuple[ir.Model, int]:
+    """A float32 graph in the dialect of `form`, and how many attentions it has.
+
+    Args:
+        traced: from `export.graph.trace`; it is copied, not changed.
+        values: the prompts, `[1, h, n, d]`.
+        settings: constants or inputs.
+        form: attention and opset are taken from it.
+        dynamic: whether the batch axis is free.
+    """
+    model = traced.clone()
+    prompts.share_heads(model, values)
+    prompts.place(model, values, settings)
+    pooling.push(model)
+    count = attention.write(model, form.attention)
+    if dynamic:
+        batch.free(model)
+    opset.lower(model, form.opset)
+    tidy(model)
+    return model, count
+
+
+def typed(model: ir.Model, form: Form) -> ir.Model:
+    """Write the types of `form` into an untyped graph, in place."""
+    if form.precision != "float32":
+        precision.write(model, form.precision, form.keep(model.graph))
+        tidy(model)
+    return model
+
+
+def emulated(model: ir.Model, form: Form) -> ir.Model:
+    """An untyped graph made to round where `typed` would store, in place: for types that ONNX Runtime lacks on a CPU."""
+    precision.rounded(model, form.precision, form.keep(model.graph))
+    tidy(model)
+    return model

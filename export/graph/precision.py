@@ -1,0 +1,114 @@
+"""Types written into the graph: half precision, float32 where it must be, and every Cast between them.
+
+TensorRT 10 and later take the types as they stand (strong typing), so what is not float16 in the file is not float16 in
+the engine.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import ml_dtypes
+import numpy as np
+import onnx_ir as ir
+
+from export.graph.rules import Value, insert
+
+FLOAT = ir.DataType.FLOAT
+TYPES = {"float32": FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+NUMPY = {TYPES["float16"]: np.dtype(np.float16), TYPES["bfloat16"]: np.dtype(ml_dtypes.bfloat16)}
+
+Choice = Callable[[ir.Node], bool]
+
+
+def always_float32(graph: ir.Graph, precision: str) -> set[ir.Node]:
+    """Nodes that never leave float32: pixels, norms, and everything from the mean over the tokens on.
+
+    The squares of a norm overflow float16 at |x| = 256, normalised pixels lose a bit or two, and logits are compared.
+    A convolution has no bfloat16 before opset 22.
+    """
+    kinds = {"LayerNormalization", "Conv"} if precision == "bfloat16" else {"LayerNormalization"}
+    keep = {node for node in graph if node.op_type in kinds}
+    late: set[Value] = set()
+    for node in graph:
+        if node.op_type == "ReduceMean" or any(value in late for value in node.inputs):
+            keep.add(node)
+            late.update(node.outputs)
+    early = {node for node in graph if (node.name or "").startswith("pixels/")}
+    return keep | early
+
+
+def write(model: ir.Model, precision: str, float32: set[ir.Node]) -> None:
+    """Type a float32 graph in place.
+
+    Args:
+        model: the graph; its results and constants are float32.
+        precision: `float16` or `bfloat16`, for all nodes but
+        float32: these.
+    """
+    if precision == "float32":
+        return
+    graph, half = model.graph, TYPES[precision]
+    converted: dict[tuple[Value, ir.DataType], Value] = {}
+    for value in graph.inputs:
+        if value.dtype == FLOAT and (value.name or "").startswith("blocks."):
+            value.type = ir.TensorType(half)  # a bound prompt
+    for node in list(graph):
+        kind = FLOAT if node in float32 else half
+        for index, value in enumerate(node.inputs):
+            if value is None or value.dtype not in (FLOAT, half):
+                continue
+            if value.dtype != kind:
+                key = (value, kind)
+                if key not in converted:
+                    alone = all((use.node in float32) == (node in float32) for use in value.uses())
+                    converted[key] = _convert(graph, node, value, kind, alone)
+                node.replace_input_with(index, converted[key])
+        if node.op_type == "Cast":
+            continue
+        for value in node.outputs:
+            if value.dtype == FLOAT:
+                value.type = ir.TensorType(kind)  # a new one: copies of a graph share their types
+
+
+def _convert(graph: ir.Graph, node: ir.Node, value: Value, kind: ir.DataType, alone: bool) -> Value:
+    """A constant in the other type, stored so; anything else through a Cast in front of its first reader.
+
+    A constant keeps its name, by which prompts are found, when `alone`: when all its readers want the same type.
+    """
+    assert value.name is not None
+    if value.const_value is None:
+        result = insert(node, "Cast", [value], f"{value.name}/{kind.name.lower()}", to=int(kind))
+        result.dtype, result.shape = kind, value.shape
+        return result
+    name = value.name if alone else f"{value.name}/{kind.name.lower()}"
+    if alone:
+        del graph.initializers[value.name]
+    result = ir.Value(name=name, shape=value.shape, type=ir.TensorType(kind))
+    result.const_value = ir.tensor(value.const_value.numpy().astype(NUMPY[kind]), dtype=kind, name=name)
+    graph.register_initializer(result)
+    return result
+
+
+def rounded(model: ir.Model, precision: str, float32: set[ir.Node]) -> None:
+    """A float32 graph that computes what `write` would, for runtimes without that type.
+
+    Every result that would be stored in `precision` is rounded to it and widened again; products accumulate in float32.
+    """
+    half = TYPES[precision]
+    graph = model.graph
+    for value in graph.initializers.values():
+        if value.dtype == FLOAT and value.const_value is not None and any(n not in float32 for n, _ in value.uses()):
+            narrow = value.const_value.numpy().astype(NUMPY[half]).astype(np.float32)
+            value.const_value = ir.tensor(narrow, name=value.name)
+    for node in list(graph):
+        value = node.outputs[0]
+        if node in float32 or value.dtype != FLOAT or value.is_graph_output():
+            continue
+        readers = list(value.uses())
+        after = next(iter(node.successors()))
+        narrow = insert(after, "Cast", [value], f"{value.name}/narrow", to=int(half))
+        wide = insert(after, "Cast", [narrow], f"{value.name}/wide", to=int(FLOAT))
+        narrow.dtype, wide.dtype, wide.shape = half, FLOAT, value.shape
+        for use in readers:
+            use.node.replace_input_with(use.idx, wide)

@@ -1,0 +1,201 @@
+"""One model on its way to its targets: traced once, rewritten for each, proved before anything is put in place."""
+
+from __future__ import annotations
+
+import json
+import sys
+import tempfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from safetensors.numpy import save_file
+from torch import nn
+
+from apt_edge.clip import ClipSpec
+from apt_edge.errors import GateError
+from apt_edge.files import atomic_directory, sha256, write_json
+from apt_edge.runtime.model_dir import GOLDEN, INPUT, ONNX, OUTPUT, PROMPTS, SIDECAR
+from apt_edge.video.preprocess import normalise
+from export.engine.gate import prove_compiled
+from export.graph.dialect import Form, emulated, typed, untyped
+from export.graph.opset import check_operators
+from export.graph.trace import PromptInputs, constants, trace
+from export.proof.numerics import NAMES, Numerics
+from export.proof.parity import check_prompts, compare, gate, torch_logits
+from export.proof.ranges import measure
+from export.rewrites import Pixels, rewritten
+from export.target import Prompts, Target
+
+GOLDEN_CLIPS = 2
+CALIBRATION_CLIPS = 8
+
+
+class Export:
+    """A model, its clips and PyTorch's logits of them; `to` exports it for one target.
+
+    Args:
+        model: `FoldedModel`, or another module `clip -> logits` with a `vit` and a `head`, in float32.
+        frames: real clips, uint8 `[M, T, S, S, 3]`.
+        clip: the input contract.
+        labels: class names.
+        facts: more entries for the sidecar.
+    """
+
+    def __init__(
+        self, model: nn.Module, *, frames: np.ndarray, clip: ClipSpec, labels: tuple[str, ...], facts: Mapping[str, Any]
+    ) -> None:
+        self.model, self.frames, self.clip, self.labels, self.facts = model, frames, clip, labels, facts
+        self.reference = torch_logits(model, frames, clip)
+        self._traces: dict[tuple[str, bool], tuple[ir.Model, Mapping[str, np.ndarray]]] = {}
+        self._numerics: Numerics | None = None
+
+    def to(self, target: Target, out: str | Path) -> dict[str, Any]:
+        """Export for one target; the directory `out` is replaced as a whole when everything has passed.
+
+        The target's precision is tried first, then its repairs in their order; the first form that does not overflow on
+        the calibration clips, keeps parity and compiles is taken, and the sidecar says why the others were not.
+
+        Returns:
+            The sidecar.
+
+        Raises:
+            ConfigError: the target lacks an operator.
+            GateError: no form passes.
+        """
+        tried: list[dict[str, str]] = []
+        numerics = self._ranges(target)
+        for name in [target.precision, *target.repairs]:
+            reason = numerics.refusal(name)
+            if not reason:
+                try:
+                    return self._write(target, Path(out), name, numerics, tried)
+                except GateError as error:
+                    reason = error.args[0]
+                    if not target.repairs:
+                        raise
+            tried.append({"form": name, "refused": reason})
+            print(f"{target.name}: {name} is refused: {reason}", file=sys.stderr)
+        raise GateError(
+            f"no form of this model passes for {target.name}",
+            found="; ".join(f"{item['form']}: {item['refused']}" for item in tried),
+            fix="export in float32 (--set precision=float32), or train with smaller prompts",
+        )
+
+    def _write(
+        self, target: Target, out: Path, name: str, numerics: Numerics, tried: list[dict[str, str]]
+    ) -> dict[str, Any]:
+        form = numerics.form(name, target)
+        traced, prompts = self._trace(target)
+        graph, attention = untyped(traced, prompts, target.prompts, form, target.batch.dynamic)
+        twin = graph.clone() if form.precision == "bfloat16" else None
+        graph = typed(graph, form)
+        ops = check_operators(graph, target.ops, target.name)
+        graph.metadata_props.update({"apt_edge.clip": self.clip.to_json(), "apt_edge.labels": json.dumps(self.labels)})
+        folded = target.prompts.mode == "folded"
+        with atomic_directory(out) as directory:
+            path = directory / ONNX
+            ir.save(graph, path)
+            onnx.checker.check_model(str(path), full_check=True)
+            stored = check_prompts(graph, prompts)
+            if not folded:
+                save_file(stored, directory / PROMPTS)
+            parity = self._parity(path, None if twin is None else emulated(twin, form), stored, target)
+            gate(parity, target.tolerance)
+            inputs = dict(_ports(graph, target))
+            compiled = (
+                prove_compiled(path, attention, list(stored) if folded else [], profiles=_profiles(inputs))
+                if target.gate != "none"
+                else None
+            )
+            np.savez(directory / GOLDEN, frames=self.frames[:GOLDEN_CLIPS], logits=self.reference[:GOLDEN_CLIPS])
+            sidecar = {
+                "target": target.model_dump(),
+                "precision": form.precision,
+                "opset": form.opset,
+                "ops": ops,
+                "clip": self.clip.to_dict(),
+                "labels": list(self.labels),
+                "inputs": inputs,
+                "outputs": {OUTPUT: {"dtype": "float32", "shape": [_free(target), len(self.labels)]}},
+                "attention": attention,
+                "attention_form": form.attention,
+                "prompts": list(prompts),
+                "prompt_mode": target.prompts.mode,
+                "onnx_sha256": sha256(path),
+                "parity": parity,
+                "numerics": {
+                    "requested": target.precision,
+                    "chosen": NAMES.get(name, name),
+                    "reason": "; ".join(f"{item['form']}: {item['refused']}" for item in tried) or "nothing overflows",
+                    "tried": tried,
+                    "float32_nodes": sorted(str(node.name) for node in form.keep(graph.graph)),
+                    **numerics.report(),
+                },
+                "gate": compiled,
+                **self.facts,
+            }
+            write_json(directory / SIDECAR, sidecar)
+        return sidecar
+
+    def _parity(
+        self, path: Path, twin: ir.Model | None, prompts: Mapping[str, np.ndarray], target: Target
+    ) -> dict[str, Any]:
+        """Parity of the graph, or of the float32 twin that rounds as it would where ONNX Runtime lacks the type."""
+        rows = min(target.batch.opt, len(self.frames))
+        if twin is None:
+            return compare(path, self.reference, self.frames, self.clip, prompts, rows)
+        with tempfile.TemporaryDirectory() as folder:
+            ir.save(twin, Path(folder) / ONNX)
+            wide = {name: values.astype(np.float32) for name, values in prompts.items()}
+            report = compare(Path(folder) / ONNX, self.reference, self.frames, self.clip, wide, rows)
+        return report | {"session": "ONNX Runtime, CPU, float32 rounded to bfloat16 after every operator"}
+
+    def _trace(self, target: Target) -> tuple[ir.Model, Mapping[str, np.ndarray]]:
+        absorb = target.input == "uint8" and target.precision == "float32"
+        key = (target.input, absorb)
+        if key not in self._traces:
+            print(f"tracing ({target.input} input)", file=sys.stderr)
+            pixels = Pixels(self.clip, not absorb) if target.input == "uint8" else None
+            module = PromptInputs(rewritten(self.model, self.clip if absorb else None), pixels)
+            example = self.frames[:1] if pixels else normalise(self.frames[0], self.clip)[None]
+            self._traces[key] = trace(module, torch.from_numpy(example)), constants(module)
+        return self._traces[key]
+
+    def _ranges(self, target: Target) -> Numerics:
+        """Ranges on the calibration clips, run once for all targets below float32."""
+        traced, prompts = self._trace(target)
+        if target.precision == "float32" or not target.strongly_typed:
+            return Numerics([], prompts)
+        if self._numerics is None:
+            graph, _ = untyped(traced, prompts, Prompts(), Form("float32", "decomposed", 20), False)
+            clips = self.frames[:CALIBRATION_CLIPS]
+            raw = target.input == "uint8"
+            feeds = ({INPUT: frames[None] if raw else normalise(frames, self.clip)[None]} for frames in clips)
+            self._numerics = Numerics(measure(graph, feeds), prompts)
+        return self._numerics
+
+
+def _free(target: Target) -> int | None:
+    return None if target.batch.dynamic else 1
+
+
+def _ports(graph: ir.Model, target: Target) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Inputs for the sidecar: type, shape with null for a free axis, and the profile of an input that has one."""
+    batch, count = target.batch, target.prompts.max_count
+    for value in graph.graph.inputs:
+        assert value.shape is not None and value.dtype is not None
+        shape = [axis if isinstance(axis, int) else None for axis in value.shape]
+        profile = None
+        if None in shape:
+            sizes = {0: (batch.min, batch.opt, batch.max), 2: (1, count, count)}
+            profile = [[sizes[i][k] if axis is None else axis for i, axis in enumerate(shape)] for k in range(3)]
+        yield str(value.name), {"dtype": value.dtype.name.lower(), "shape": shape, "profile": profile}
+
+
+def _profiles(inputs: Mapping[str, dict[str, Any]]) -> dict[str, list[list[int]]]:
+    return {name: port["profile"] for name, port in inputs.items() if port["profile"]}

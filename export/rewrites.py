@@ -1,0 +1,104 @@
+"""Exact rewrites of weights, done on a copy before tracing: the logits stay the same.
+
+`export.graph.pooling` holds the one that is easier on the graph. Each identity stands in its docstring, and each has a
+proof in float64 (`tests/export/test_rewrites.py`).
+"""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor, nn
+
+from apt_edge.backbone.blocks import EnteringBlock
+from apt_edge.backbone.vit import Head, Vit
+from apt_edge.clip import ClipSpec
+
+
+class Pixels(nn.Module):
+    """uint8 frames `[B, T, S, S, 3]` to a clip `[B, 3, T, S, S]`.
+
+    Args:
+        clip: gives mean and standard deviation.
+        normalise: (x / 255 - mean) / std in float32; False when `absorb_pixels` has put that into the weights.
+    """
+
+    def __init__(self, clip: ClipSpec, normalise: bool) -> None:
+        super().__init__()
+        gain, offset = _affine(clip, torch.float32)
+        self.register_buffer("gain", gain[:, None, None, None] if normalise else None)
+        self.register_buffer("offset", offset[:, None, None, None] if normalise else None)
+
+    def forward(self, frames_BTSSC: Tensor) -> Tensor:
+        clip_BCTSS = frames_BTSSC.float().permute(0, 4, 1, 2, 3)  # TensorRT does nothing else with uint8
+        return clip_BCTSS if self.gain is None else clip_BCTSS * self.gain + self.offset
+
+
+def _affine(clip: ClipSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    mean, std = torch.tensor(clip.mean, dtype=dtype), torch.tensor(clip.std, dtype=dtype)
+    return 1 / (255 * std), -mean / std
+
+
+def scale_queries(model: nn.Module) -> None:
+    """The attention's scale in the query weights: s (x W_q + b_q) = x (s W_q) + s b_q. One Mul less a block.
+
+    In float32 exact to the bit when D is a power of 4, as 64 is.
+    """
+    vit = _vit(model)
+    for index in range(vit.config.depth):
+        block = vit.block(index)
+        attention = block.attn
+        if isinstance(block, EnteringBlock):  # its queries were projected before
+            block.get_buffer("query").mul_(attention.scale)
+        attention.qkv.weight.data[: vit.config.width] *= attention.scale
+        attention.q_bias.data *= attention.scale
+        attention.scale = 1.0
+
+
+def absorb_pixels(model: nn.Module, clip: ClipSpec) -> None:
+    """The normalisation in the patch convolution: conv(g x + o, W) + b = conv(x, g W) + (b + sum W o), no padding.
+
+    Two passes over the pixels less. For float32 graphs: g W is about 1e-4, too close to float16's smallest numbers.
+    """
+    patch = _vit(model).patch
+    gain, offset = (values[None, :, None, None, None] for values in _affine(clip, patch.weight.dtype))
+    assert patch.bias is not None
+    patch.bias.data += (patch.weight.data * offset).sum(dim=(1, 2, 3, 4))
+    patch.weight.data *= gain
+
+
+def join_positions(model: nn.Module) -> None:
+    """The patch convolution's bias in the table of positions, a constant: one addition to every token less."""
+    vit = _vit(model)
+    assert vit.patch.bias is not None
+    vit.positions = vit.positions + vit.patch.bias.data
+    vit.patch.bias = None
+
+
+def absorb_head_norm(model: nn.Module) -> None:
+    """The pooled norm's affine part in the classifier: (g n + c) A + a = n (g A) + (c A + a)."""
+    head = model.head
+    assert isinstance(head, Head)
+    with torch.no_grad():
+        head.linear.bias += head.linear.weight @ head.norm.bias
+        head.linear.weight *= head.norm.weight
+        head.norm.weight.fill_(1)
+        head.norm.bias.zero_()
+
+
+def rewritten(model: nn.Module, clip: ClipSpec | None) -> nn.Module:
+    """A copy with every rewrite applied; the pixels' only for the `clip` of a uint8 input that the weights absorb."""
+    model = copy.deepcopy(model)
+    scale_queries(model)
+    if clip is not None:
+        absorb_pixels(model, clip)
+    join_positions(model)
+    absorb_head_norm(model)
+    return model
+
+
+def _vit(model: nn.Module) -> Vit:
+    vit = model.vit
+    assert isinstance(vit, Vit)
+    return vit
