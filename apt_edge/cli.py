@@ -1,4 +1,4 @@
-"""`apt-edge predict | inspect | doctor`: what a device user types."""
+"""`apt-edge predict | inspect | doctor`: what a device user types; `apt-edge bundle`: what a bundle's scripts call."""
 
 from __future__ import annotations
 
@@ -38,9 +38,35 @@ def _parser() -> argparse.ArgumentParser:
     doctor = commands.add_parser("doctor", help="show versions, what is missing for which step, and the fix")
     doctor.set_defaults(run=_doctor)
 
+    bundle = commands.add_parser("bundle", help="steps of a bundle that export.to_bundle wrote; its scripts call them")
+    _bundle_parser(bundle.add_subparsers(required=True, metavar="step"))
+
     for command in (predict, inspect, doctor):
         command.add_argument("--json", action="store_true", help="print JSON")
     return parser
+
+
+def _bundle_parser(steps: Any) -> None:
+    for name, run, text in (
+        ("verify", _verify, "check every file against SHA256SUMS"),
+        ("layers", _layers, "check types and fused attentions of a layer table that trtexec wrote"),
+        ("inputs", _inputs, "write the golden clips as raw files for trtexec"),
+        ("selftest", _selftest, "run the golden clips, or read what trtexec made of them, and compare the logits"),
+        ("measure", _measure, "time the model in ONNX Runtime or OpenVINO"),
+        ("collect", _collect, "gather everything into results.json"),
+    ):
+        step = steps.add_parser(name, help=text)
+        step.add_argument("bundle", type=Path)
+        step.set_defaults(run=run)
+        if name == "layers":
+            step.add_argument("table", type=Path, help="file of --exportLayerInfo")
+        if name in ("inputs", "selftest"):
+            step.add_argument(
+                "folder", type=Path, nargs="?" if name == "selftest" else None, help="for trtexec's files"
+            )
+        if name == "measure":
+            step.add_argument("--seconds", type=float, default=30, help="length of the measurement (default 30)")
+            step.add_argument("--threads", type=int, help="threads of the runtime (default: all cores)")
 
 
 def _predict(args: argparse.Namespace) -> None:
@@ -81,6 +107,57 @@ def _doctor(args: argparse.Namespace) -> None:
         print(f"{'ok     ' if facts['ready'] else 'missing'} {step}: {versions or 'nothing found'}")
         if facts["missing"]:
             print(f"          lacks {', '.join(facts['missing'])}; fix: {facts['fix']}")
+
+
+def _verify(args: argparse.Namespace) -> None:
+    from apt_edge.runtime.bundle import load_bundle
+
+    load_bundle(args.bundle)
+
+
+def _layers(args: argparse.Namespace) -> None:
+    from apt_edge.runtime.model_dir import ModelDir
+    from apt_edge.runtime.trtexec import check_layers, read_layers
+
+    print(_lines(check_layers(read_layers(args.table), ModelDir.load(args.bundle).facts)))
+
+
+def _inputs(args: argparse.Namespace) -> None:
+    from apt_edge.runtime.model_dir import ModelDir
+    from apt_edge.runtime.selftest import write_inputs
+
+    write_inputs(ModelDir.load(args.bundle), args.folder)
+
+
+def _selftest(args: argparse.Namespace) -> None:
+    from apt_edge.runtime.bundle import load_bundle
+    from apt_edge.runtime.selftest import engine_selftest, session_selftest
+
+    model = load_bundle(args.bundle)
+    report = engine_selftest(model, args.folder) if args.folder else session_selftest(model)
+    print(
+        f"self-test passed on {report['clips']} clips: max |logit difference| {report['max_abs']:.2e} "
+        f"of logits up to {report['max_logit']:.3g}, first label equal on {report['top1_agreement']:.0%}"
+    )
+
+
+def _measure(args: argparse.Namespace) -> None:
+    from apt_edge.runtime.bundle import load_bundle
+    from apt_edge.runtime.results import measure
+
+    measure(load_bundle(args.bundle), args.seconds, args.threads)
+
+
+def _collect(args: argparse.Namespace) -> None:
+    from apt_edge.runtime.results import RESULTS, collect, complain
+
+    results = collect(args.bundle)
+    for name, row in results["times"].items():
+        if row:
+            print(f"{name}: median {row['median']:.3f} ms, p90 {row['p90']:.3f}, p99 {row['p99']:.3f}, {row['n']} runs")
+            print("".join(f"  warning: {text}\n" for text in row["warnings"]), end="")
+    complain(results)
+    print(f"everything is in {args.bundle / RESULTS}")
 
 
 def _lines(facts: dict[str, Any], indent: str = "") -> str:

@@ -130,6 +130,7 @@ TOOLS = [
     "train.pretrain",
     "export.to_onnx",
     "export.to_engine",
+    "export.to_bundle",
     "bench.flops",
     "bench.run",
     "bench.steps",

@@ -1,0 +1,88 @@
+"""The machine that a measurement was made on. numpy and the standard library alone; asks, and changes nothing."""
+
+from __future__ import annotations
+
+import csv
+import os
+import platform
+import shutil
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "apt-edge")
+GPU_FIELDS = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
+# Power mode and clocks of a Jetson; what is not installed is left out.
+COMMANDS = (("nvpmodel", "-q"), ("jetson_clocks", "--show"))
+SECONDS = 20
+
+
+def machine() -> dict[str, Any]:
+    """Facts of this machine; an entry is None where the system does not tell.
+
+    Returns:
+        `system`, `release`, `architecture`, `board` (of a device tree), `cpu`, `cores`, `memory_mb`, `governor`,
+        `load_average` (one minute), `l4t` (first line of the Jetson release), `python`, `packages` (name to version),
+        `gpus` (what nvidia-smi says of each), `commands` (a Jetson's tools and what they printed, or why they failed).
+    """
+    uname = platform.uname()
+    return {
+        "system": uname.system,
+        "release": uname.release,
+        "architecture": uname.machine,
+        "board": _read("/proc/device-tree/model"),
+        "cpu": _entry("/proc/cpuinfo", "model name", "Model"),
+        "cores": os.cpu_count(),
+        "memory_mb": int((_entry("/proc/meminfo", "MemTotal") or "0 kB").split()[0]) // 1024 or None,
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
+        "l4t": _read("/etc/nv_tegra_release"),
+        "python": platform.python_version(),
+        "packages": {name: number for name in PACKAGES if (number := _version(name))},
+        "gpus": gpus(),
+        "commands": {" ".join(line): _output(*line) for line in COMMANDS if shutil.which(line[0])},
+    }
+
+
+def gpus() -> list[dict[str, str]]:
+    """One dict of `GPU_FIELDS` for each GPU that nvidia-smi knows; empty without it."""
+    if not shutil.which("nvidia-smi"):
+        return []
+    lines = _output("nvidia-smi", f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader").splitlines()
+    names = GPU_FIELDS.split(",")
+    return [dict(zip(names, map(str.strip, row), strict=False)) for row in csv.reader(lines)]
+
+
+def _output(*command: str) -> str:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return f"failed: {error}"
+    text = done.stdout.strip() or done.stderr.strip()
+    return text if done.returncode == 0 else f"failed with exit code {done.returncode}: {text}"
+
+
+def _read(path: str) -> str | None:
+    """The first line of a file of the system."""
+    try:
+        return Path(path).read_text(encoding="utf-8", errors="replace").strip("\x00\n ").partition("\n")[0] or None
+    except OSError:
+        return None
+
+
+def _entry(path: str, *keys: str) -> str | None:
+    """The first `key: value` whose key is one of `keys`."""
+    try:
+        lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return None
+    pairs = (line.partition(":") for line in lines)
+    return next((value.strip() for key, _, value in pairs if key.strip() in keys), None)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None

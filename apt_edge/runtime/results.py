@@ -1,0 +1,181 @@
+"""`results.json`: all that a device found out about a bundle, in one file to bring back. Needs numpy alone.
+
+Form `apt-edge results`, version 1. Times are milliseconds; what is not known is null.
+
+    schema, version   "apt-edge results", 1
+    created           UTC, ISO 8601
+    target            {name, runtime, version}: what the bundle was made for
+    model             {onnx_sha256, engine_sha256, engine_bytes, pack_sha256, method, form, precision, attention,
+                      prompt_mode, prompt_tokens, trainable_parameters, clip}; the engine's for TensorRT alone
+    machine           apt_edge.runtime.machine.machine(), and `tensorrt`: the version that trtexec printed
+    parity            the self-test's report (apt_edge.runtime.selftest.judge): {passed, failures, tolerance, max_abs,
+                      mean_abs, kl, top1_agreement, max_logit, clips, onnx_sha256, engine_sha256, session}; null when
+                      there is none of this graph and engine
+    times             row name -> {min, max, mean, median, p50, p90, p95, p99, cv, n, throughput, batch, warnings,
+                      session, times_ms}. `throughput` counts runs a second, `times_ms` holds every run in its order.
+                      Rows of an engine: `compute` (kernels alone) and `with_transfers` (host to host, copies included).
+                      Row of ONNX Runtime and OpenVINO: `inference` (host arrays to host arrays)
+    layers            of an engine, apt_edge.runtime.trtexec.check_layers; null when it failed or is not there
+    failed            [{step, what, gate}]: steps that were not run, or failed; `gate` says that a proof failed. Empty
+                      when everything is there and in order
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Callable
+from datetime import datetime, timezone
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from apt_edge.errors import AptEdgeError, GateError
+from apt_edge.files import write_json
+from apt_edge.runtime.bundle import load_bundle
+from apt_edge.runtime.machine import machine
+from apt_edge.runtime.model_dir import ModelDir
+from apt_edge.runtime.selftest import REPORT, golden, open_session, subject
+from apt_edge.runtime.timing import measure_interleaved
+from apt_edge.runtime.trtexec import check_layers, parse_log, read_layers, read_times, summarise_times
+
+SCHEMA, VERSION = "apt-edge results", 1
+RESULTS, TIMES, LAYERS = "results.json", "times.json", "layers.json"
+WARM_UP_MS, LEAST_ROUNDS = 500, 10
+# Row -> log, file of times, and which of its times: all as the scripts of a bundle name them.
+ENGINE_ROWS = {
+    "compute": ("measure.log", TIMES, "compute"),
+    "with_transfers": ("measure-transfers.log", "times-transfers.json", "latency"),
+}
+FACTS = (
+    *("onnx_sha256", "pack_sha256", "method", "form", "precision", "attention"),
+    *("prompt_mode", "prompt_tokens", "trainable_parameters", "clip"),
+)
+Failed = list[dict[str, Any]]
+
+
+def measure(model: ModelDir, seconds: float = 30, threads: int | None = None) -> dict[str, Any]:
+    """Time the first golden clip in the target's runtime, after 500 ms of warm-up, and write `times.json`.
+
+    Args:
+        model: a model for ONNX Runtime or OpenVINO.
+        seconds: length of the measurement; at least ten runs are made.
+        threads: of the runtime; all cores when None.
+
+    Returns:
+        `onnx_sha256`, `session` (name and threads) and `times_ms`.
+    """
+    session = open_session(model, threads)
+    feeds = model.feeds(session.inputs, golden(model)[0][0])
+
+    def run() -> None:
+        session.run(feeds)
+
+    typical = float(np.median(measure_interleaved({"model": run}, rounds=3, warmup=1)["model"]))
+    rounds = max(LEAST_ROUNDS, int(1e3 * seconds / typical))
+    times = measure_interleaved({"model": run}, rounds, warmup=math.ceil(WARM_UP_MS / typical))["model"]
+    ran = {"name": type(session).__name__, "threads": threads}
+    data = {"onnx_sha256": model.facts["onnx_sha256"], "session": ran, "times_ms": times.tolist()}
+    write_json(model.path / TIMES, data)
+    return data
+
+
+def collect(path: str | Path) -> dict[str, Any]:
+    """Gather what the scripts of a bundle left behind, and write `results.json`; the module's docstring has its form.
+
+    Raises:
+        ModelError: the bundle is not the one that was packed.
+    """
+    model = load_bundle(path)
+    target, engine = model.facts["target"], model.engine
+    failed: Failed = []
+    found: dict[str, Any] = {"machine": machine(), "parity": _parity(model, failed), "times": {}, "layers": None}
+    if target["runtime"] == "tensorrt":
+        found["layers"] = _read("layers", failed, lambda: check_layers(read_layers(model.path / LAYERS), model.facts))
+        found["machine"]["tensorrt"] = None
+        for name in ENGINE_ROWS:
+            found["times"][name] = _read(name, failed, partial(_engine_row, model, name, found["machine"]))
+    else:
+        found["times"]["inference"] = _read("inference", failed, lambda: _session_row(model))
+    described = {key: model.facts.get(key) for key in FACTS} | {
+        "engine_sha256": subject(model)["engine_sha256"],
+        "engine_bytes": engine.stat().st_size if engine.is_file() else None,
+    }
+    results = {
+        "schema": SCHEMA,
+        "version": VERSION,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "target": {key: target[key] for key in ("name", "runtime", "version")},
+        "model": described,
+        **found,
+        "failed": failed,
+    }
+    write_json(model.path / RESULTS, results)
+    return results
+
+
+def complain(results: dict[str, Any]) -> None:
+    """Raises GateError when results tell of a failed proof, AptEdgeError when steps are missing."""
+    if failed := results["failed"]:
+        error = GateError if any(entry["gate"] for entry in failed) else AptEdgeError
+        raise error(
+            f"{RESULTS} is written, but not everything is in order",
+            found="; ".join(f"{entry['step']}: {entry['what']}" for entry in failed),
+            fix="run build.sh (where there is one), selftest.sh and measure.sh in this order, and read their logs",
+        )
+
+
+def _read(step: str, failed: Failed, read: Callable[[], Any]) -> Any:
+    try:
+        return read()
+    except FileNotFoundError as error:
+        what = f"not run: there is no {Path(error.filename).name}"
+        failed.append({"step": step, "what": what, "gate": False})
+    except AptEdgeError as error:
+        what = f"{error.wrong} ({error.found})" if error.found else error.wrong
+        failed.append({"step": step, "what": what, "gate": isinstance(error, GateError)})
+    return None
+
+
+def _parity(model: ModelDir, failed: Failed) -> dict[str, Any] | None:
+    report = _read("selftest", failed, lambda: json.loads((model.path / REPORT).read_text(encoding="utf-8")))
+    if report is None:
+        return None
+    if any(report[key] != value for key, value in subject(model).items()):
+        failed.append({"step": "selftest", "what": "not run with this graph and engine", "gate": False})
+        return None
+    if not report["passed"]:
+        failed.append({"step": "selftest", "what": "; ".join(report["failures"]), "gate": True})
+    return report
+
+
+def _engine_row(model: ModelDir, name: str, facts: dict[str, Any]) -> dict[str, Any]:
+    log_name, times_name, which = ENGINE_ROWS[name]
+    log = parse_log((model.path / log_name).read_text(encoding="utf-8", errors="replace"))
+    facts["tensorrt"] = log.version or facts["tensorrt"]
+    if log.outcome != "passed":
+        raise AptEdgeError(f"trtexec {log.outcome}, see {log_name}", found="; ".join(log.errors[:3]))
+    times = read_times(model.path / times_name)[which]
+    warnings = [f"may be bound by {what}" for what in log.bound_by]
+    if log.unstable is not None:
+        warnings.append(f"unstable: coefficient of variation {log.unstable:.1%}")
+    profile = model.facts["inputs"]["clip"]["profile"]
+    return _row(times, profile[1][0] if profile else 1, log.throughput, warnings, {"name": "trtexec", "threads": None})
+
+
+def _session_row(model: ModelDir) -> dict[str, Any]:
+    data = json.loads((model.path / TIMES).read_text(encoding="utf-8"))
+    if data["onnx_sha256"] != model.facts["onnx_sha256"]:
+        raise AptEdgeError("not run with this graph")
+    times = np.array(data["times_ms"])
+    return _row(times, 1, 1e3 / float(times.mean()), [], data["session"])
+
+
+def _row(
+    times: np.ndarray, batch: int, throughput: float | None, warnings: list[str], session: dict[str, Any]
+) -> dict[str, Any]:
+    numbers: dict[str, Any] = dict(summarise_times(times))
+    numbers |= {"throughput": throughput, "batch": batch, "warnings": warnings, "session": session}
+    return numbers | {"times_ms": [round(float(ms), 4) for ms in times]}

@@ -1,0 +1,12 @@
+
+# A limit of the builder's memory: WORKSPACE=2048 ./build.sh (MiB).
+limit=()
+[ -z "${WORKSPACE:-}" ] || limit=("--memPoolSize=workspace:$WORKSPACE")
+trap 'rm -f model.engine.part layers.json.part' EXIT
+echo "building model.engine with $trtexec; this takes minutes, build.log tells what it does" >&2
+logged build.log @BUILD@ \
+    ${limit[@]+"${limit[@]}"} || stop "trtexec could not build the engine" "read build.log; if memory ran out, set WORKSPACE=1024 (MiB)"
+apt_edge bundle layers . layers.json.part
+mv layers.json.part layers.json
+mv model.engine.part model.engine
+echo "model.engine is built; next: ./selftest.sh" >&2

@@ -1,0 +1,2 @@
+apt_edge bundle measure . "$@"
+apt_edge bundle collect .

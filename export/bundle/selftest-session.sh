@@ -1,0 +1,1 @@
+apt_edge bundle selftest .
