@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import logging
 import shutil
 import sys
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,32 +19,40 @@ from torch import nn
 
 import apt_edge
 import export
-from apt_edge.backbone.checkpoints import backbone_hash, load_backbone, random_backbone
+from apt_edge.backbone.checkpoints import load_backbone, random_backbone
 from apt_edge.backbone.folded import FoldedModel, folded_model
+from apt_edge.backbone.forms import changed
 from apt_edge.clip import ClipSpec
 from apt_edge.errors import ConfigError, ModelError
-from apt_edge.files import sha256
-from apt_edge.methods import METHODS
+from apt_edge.files import atomic_directory, sha256, write_json
 from apt_edge.methods.tuned import TunedModel
 from apt_edge.methods.vpt_deep import VptDeep, VptDeepTokens
 from apt_edge.pack import PromptPack
-from apt_edge.runtime.model_dir import ModelDir
-from bench.suite import RandomModel
+from apt_edge.runtime.model_dir import INPUT, ONNX, OUTPUT, SIDECAR, ModelDir
+from bench.flops import make_method
+from bench.suite import RandomModel, SessionName
+from export.model import Export
 from export.target import load_target
-from export.to_onnx import export_model
 
-TARGET = Path(export.__file__).parent / "targets" / "onnxruntime-cpu.toml"
+TARGETS = Path(export.__file__).parent / "targets"
+TARGET_OF: dict[SessionName, str] = {
+    "onnxruntime-cpu": "onnxruntime-cpu",
+    "openvino-float32": "openvino-cpu",
+    "openvino-bfloat16": "openvino-cpu",
+}
+PLAIN_OPSET = 20
 SEED = 0
 FINGERPRINT = 12
 
 
 def random_clips(spec: ClipSpec, count: int) -> np.ndarray:
-    """`count` normalised clips of noise, float32 `[M, 3, T, S, S]`, the same on every machine."""
-    return np.random.default_rng(SEED).standard_normal((count, *spec.shape), dtype=np.float32)
+    """`count` clips of noise as uint8 frames `[M, T, S, S, 3]`, the same on every machine."""
+    shape = (count, spec.frames, spec.size, spec.size, 3)
+    return np.random.default_rng(SEED).integers(0, 256, shape, dtype=np.uint8)
 
 
-def build(request: RandomModel, cache: Path) -> Path:
-    """Export a random model for ONNX Runtime on a CPU, unless `cache` already holds it.
+def build(request: RandomModel, session: SessionName, cache: Path) -> Path:
+    """Export a random model for a session, unless `cache` already holds it.
 
     The directory's name ends in a fingerprint of all sources that the graph depends on, so that a changed exporter
     never meets an old graph; graphs of older sources are removed.
@@ -49,8 +60,11 @@ def build(request: RandomModel, cache: Path) -> Path:
     Returns:
         The exported model directory.
     """
-    tokens = f"-{request.tokens}{'-as-tokens' if request.as_tokens else ''}" if request.tokens else ""
-    name = f"{request.size}-{request.method}{tokens}-{request.classes}-classes"
+    target = TARGET_OF[session]
+    settings = [f"{key}-{value}" for key, value in request.settings.items()]
+    form = ["as-tokens"] if request.as_tokens else []
+    kind = "plain" if request.export == "plain" else target
+    name = "-".join([request.size, request.method, *settings, *form, f"{request.classes}-classes", kind])
     out = cache / f"{name}-{_fingerprint()}"
     try:
         return ModelDir.load(out).path
@@ -64,20 +78,46 @@ def build(request: RandomModel, cache: Path) -> Path:
     facts = {
         "method": request.method,
         "trainable_parameters": tuned.trainable_parameters(),
-        "backbone": {"name": f"random:{request.size}", "sha256": backbone_hash(tuned.vit)},
-        "prompt_tokens": {str(block): request.tokens for block in tuned.method.blocks},
+        "backbone": {"name": f"random:{request.size}", "sha256": tuned.backbone_sha256},
     }
     labels = tuple(f"class {index}" for index in range(request.classes))
-    clips = random_clips(spec, 2)
-    export_model(module, out, load_target(TARGET), clips=clips, clip=spec, labels=labels, facts=facts)
+    if request.export == "plain":
+        export_plain(module, out, clip=spec, labels=labels, facts=facts)
+    else:
+        model = Export(module, frames=random_clips(spec, 2), clip=spec, labels=labels, facts=facts)
+        model.to(load_target(TARGETS / f"{target}.toml"), out)
     return out
+
+
+def export_plain(
+    module: nn.Module, out: Path, *, clip: ClipSpec, labels: tuple[str, ...], facts: Mapping[str, Any]
+) -> None:
+    """Export as one would without this project: PyTorch's exporter on the module, normalised clips, nothing else."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # about torchvision's operators and pytree internals
+        logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
+        program = torch.onnx.export(
+            module.eval(),
+            (torch.zeros(1, *clip.shape),),
+            dynamo=True,
+            opset_version=PLAIN_OPSET,
+            input_names=[INPUT],
+            output_names=[OUTPUT],
+            verbose=False,
+        )
+    assert program is not None
+    with atomic_directory(out) as directory:
+        program.save(directory / ONNX)
+        own = {"precision": "float32", "opset": PLAIN_OPSET, "clip": clip.to_dict(), "labels": list(labels)}
+        write_json(directory / SIDECAR, {**own, "onnx_sha256": sha256(directory / ONNX), **facts})
 
 
 def build_unfolded(run: Path) -> Path:
     """Export a tuned VPT-deep as published: its prompts are tokens, not constants.
 
     Args:
-        run: finished run of `train.tune`; the graph goes to `export/as-tokens` in it and is reused for the same pack.
+        run: finished run of `train.tune`; the graph goes to `export/as-tokens` in it and is reused for the same pack
+            and sources.
 
     Returns:
         The exported model directory.
@@ -90,8 +130,9 @@ def build_unfolded(run: Path) -> Path:
     if pack.method != "vpt-deep":
         raise ConfigError(f"{run} is a run of {pack.method}", fix="only the prompts of vpt-deep can be tokens")
     with contextlib.suppress(ModelError):  # absent or damaged
-        if (model := ModelDir.load(out)).facts.get("pack_sha256") == digest:
-            return model.path
+        known = ModelDir.load(out).facts
+        if (known.get("pack_sha256"), known.get("sources")) == (digest, _fingerprint()):
+            return out
     print(f"building {out}", file=sys.stderr)
     vit = load_backbone(pack.backbone.name)
     method = VptDeep(vit.config, **pack.settings)
@@ -101,32 +142,37 @@ def build_unfolded(run: Path) -> Path:
         "method": pack.method,
         "trainable_parameters": pack.trainable_parameters,
         "pack_sha256": digest,
+        "sources": _fingerprint(),
         "backbone": {"name": pack.backbone.name, "sha256": pack.backbone.sha256},
     }
-    clips = random_clips(pack.clip, 2)
-    export_model(module, out, load_target(TARGET), clips=clips, clip=pack.clip, labels=pack.labels, facts=facts)
+    model = Export(module, frames=random_clips(pack.clip, 2), clip=pack.clip, labels=pack.labels, facts=facts)
+    model.to(load_target(TARGETS / "onnxruntime-cpu.toml"), out)
     return out
 
 
 def random_model(request: RandomModel) -> tuple[nn.Module, TunedModel]:
-    """The module to export, folded or with prompts as tokens, and the trainable form that it comes from."""
+    """The module to export, as deployed or with prompts as tokens, and the trainable form that it comes from."""
     vit = random_backbone(request.size, SEED)
     with torch.random.fork_rng():
         torch.manual_seed(SEED)
-        settings: dict[str, Any] = {"tokens": request.tokens} if request.tokens else {}
-        tuned = TunedModel(vit, METHODS[request.method](vit.config, **settings), request.classes)
+        method = make_method(request.method, vit.config, request.settings)
+        tuned = TunedModel(vit, method, request.classes)
+        # A fresh classifier gives logits near 0, on which every graph would agree.
+        nn.init.trunc_normal_(tuned.head.linear.weight, std=0.02)
     if request.as_tokens:
-        assert isinstance(tuned.method, VptDeep)  # RandomModel allows no other
-        return VptDeepTokens(vit, tuned.method, tuned.head).eval(), tuned
-    return FoldedModel(vit, tuned.head, tuned.method.fold(vit)).eval(), tuned
+        assert isinstance(method, VptDeep)  # RandomModel allows no other
+        return VptDeepTokens(vit, method, tuned.head).eval(), tuned
+    deployed = method.deploy(vit)
+    vit = changed(vit, deployed.form, deployed.changes)
+    return FoldedModel(vit, tuned.head.folded(), deployed.kv).eval(), tuned
 
 
 def _fingerprint() -> str:
     digest = hashlib.sha256(f"torch {torch.__version__}".encode())
     library, exporter = Path(apt_edge.__file__).parent, Path(export.__file__).parent
-    sources = [TARGET, Path(__file__), library / "clip.py"]
+    sources = [Path(__file__), library / "clip.py", *sorted(TARGETS.glob("*.toml"))]
     for folder in (library / "backbone", library / "methods", exporter):
-        sources += sorted(folder.glob("*.py"))
+        sources += sorted(folder.rglob("*.py"))
     for source in sources:
         digest.update(source.read_bytes())
     return digest.hexdigest()[:FINGERPRINT]

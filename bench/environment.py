@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ CPUINFO = Path("/proc/cpuinfo")
 
 
 def environment(threads: int) -> dict[str, Any]:
-    """Processor, versions and load; `governor` is None where the system does not tell.
+    """Processor, versions and load.
 
+    `governor` is None where the system does not tell, `openvino` where it is not installed.
     `load_average` is the one-minute average before the measurement: more than a little means that others were working.
     """
     return {
@@ -31,7 +33,16 @@ def environment(threads: int) -> dict[str, Any]:
         "python": platform.python_version(),
         "numpy": numpy.__version__,
         "onnxruntime": onnxruntime.__version__,
+        "openvino": _openvino(),
     }
+
+
+def _openvino() -> str | None:
+    """The installed version; it is optional."""
+    try:
+        return version("openvino")
+    except PackageNotFoundError:
+        return None
 
 
 def _cpu() -> str:

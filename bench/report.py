@@ -72,16 +72,20 @@ def write_report(run: Path, out: Path) -> str:
 def _headline(rows: list[Row]) -> str:
     first = rows[0]
     return (
-        f"{len(rows)} contenders, {first['rounds']} interleaved rounds in one process, {first['session']} on "
+        f"{len(rows)} contenders, {first['rounds']} interleaved rounds in one process, {_sessions(rows)} on "
         f"{first['environment']['threads']} thread(s). Ratios are medians of per-round ratios to {first['baseline']}, "
         "with a 95 % bootstrap interval; where the interval holds 1, no winner is named."
     )
 
 
+def _sessions(rows: list[Row]) -> str:
+    return ", ".join(dict.fromkeys(str(row["session"]) for row in rows))
+
+
 def _limits(rows: list[Row], has_summary: bool) -> list[str]:
     circumstances: dict[str, Any] = rows[0]["environment"]
     limits = [
-        f"These are latencies of {rows[0]['session']} on {circumstances['cpu']}. They say nothing about a GPU, a "
+        f"These are latencies of {_sessions(rows)} on {circumstances['cpu']}. They say nothing about a GPU, a "
         "Jetson or another CPU: measure there.",
         "The intervals cover the noise between the rounds of this one run, not other days and machines, and 5 % of "
         "comparisons between equals are expected to name a winner.",
@@ -89,6 +93,10 @@ def _limits(rows: list[Row], has_summary: bool) -> list[str]:
         "GMACs count products and LayerNorm; softmax, GELU and memory traffic cost time and no GMACs.",
         f"The load average was {circumstances['load_average']} before the start; 0 is a quiet machine.",
     ]
+    if any("bfloat16" in str(row["session"]) for row in rows):
+        limits.append(
+            "bfloat16 has 8 significant bits: what that costs in accuracy must be measured on the trained model."
+        )
     if all(row.get("accuracy") is None for row in rows) and not has_summary:
         limits.append("No accuracy is shown: fast is not yet good.")
     else:

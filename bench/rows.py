@@ -37,6 +37,7 @@ def interval(row: Mapping[str, Any]) -> str:
 
 BENCH_COLUMNS: dict[str, Column] = {
     "contender": lambda row: str(row["contender"]),
+    "session": lambda row: str(row["session"]),
     "trainable": number("trainable_parameters", ","),
     "GMACs": number("gmacs", ".4g"),
     "median ms": number("latency_ms_median", ".4g"),

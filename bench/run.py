@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
+from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -19,17 +20,24 @@ from apt_edge.config import load_toml
 from apt_edge.errors import ConfigError, GateError, run_tool
 from apt_edge.files import write_json
 from apt_edge.runtime.model_dir import ModelDir
+from apt_edge.runtime.openvino import OpenVinoSession
 from apt_edge.runtime.ort import OrtSession
+from apt_edge.runtime.session import Session
 from apt_edge.runtime.timing import measure_interleaved, paired_ratio, summarise, verdict
 from apt_edge.tables import Row, markdown_table
 from bench.build import build, build_unfolded, random_clips
 from bench.environment import environment
 from bench.graph import graph_macs
 from bench.rows import BENCH_COLUMNS, ROWS, interval
-from bench.suite import Contender, Suite
-from export.to_onnx import load_clips
+from bench.suite import Contender, SessionName, Suite
+from export.to_onnx import clips_of
 
 RUNS = Path("runs/bench")
+SESSIONS: dict[SessionName, Callable[[Path, int], Session]] = {
+    "onnxruntime-cpu": OrtSession,
+    "openvino-float32": OpenVinoSession,
+    "openvino-bfloat16": partial(OpenVinoSession, precision="bfloat16"),
+}
 
 
 def run_suite(suite: Suite, out: Path, cache: Path = RUNS / "models") -> list[Row]:
@@ -47,21 +55,22 @@ def run_suite(suite: Suite, out: Path, cache: Path = RUNS / "models") -> list[Ro
         ModelError: a contender is damaged, or its graph cannot be counted.
         ConfigError: the contenders do not take the same clips.
     """
-    models = {contender.name: ModelDir.load(_directory(contender, cache)) for contender in suite.contenders}
-    accuracies = {contender.name: _accuracy(contender) for contender in suite.contenders}
+    contenders = {contender.name: contender for contender in suite.contenders}
+    models = {name: ModelDir.load(_directory(contender, cache)) for name, contender in contenders.items()}
+    accuracies = {name: _accuracy(contender) for name, contender in contenders.items()}
     clips = _clips(suite, models)
-    sessions = {name: OrtSession(model.onnx, suite.threads) for name, model in models.items()}
-    for name, session in sessions.items():
-        for port, spec in session.inputs.items():
-            models[name].check_input(port, spec.shape)
     circumstances = environment(suite.threads)
-    callables = {name: _contender(session, clips) for name, session in sessions.items()}
+    callables = {}
+    for name, contender in contenders.items():
+        session = SESSIONS[contender.session](models[name].onnx, suite.threads)
+        callables[name] = _contender(session, [models[name].feeds(session.inputs, frames) for frames in clips])
     with tqdm(total=suite.rounds, desc=suite.name, unit="round", disable=None) as bar:
         times = measure_interleaved(callables, suite.rounds, suite.warmup, progress=lambda done: bar.update())
     gmacs = {name: graph_macs(model.onnx) / 1e9 for name, model in models.items()}
     rows = [
-        _row(suite, name, models[name], times, gmacs) | {"accuracy": accuracies[name], "environment": circumstances}
-        for name in models
+        _row(suite, contender, models[name], times, gmacs)
+        | {"accuracy": accuracies[name], "environment": circumstances}
+        for name, contender in contenders.items()
     ]
     write_json(out / ROWS, rows)
     return rows
@@ -85,21 +94,27 @@ def check_gmacs(suite: Suite, rows: list[Row]) -> None:
 
 def _directory(contender: Contender, cache: Path) -> Path:
     if contender.random:
-        return build(contender.random, cache)
+        return build(contender.random, contender.session, cache)
     if contender.unfolded:
         return build_unfolded(Path(contender.unfolded))
     assert contender.model is not None  # Contender has exactly one source
     return Path(contender.model)
 
 
-def _row(suite: Suite, name: str, model: ModelDir, times: dict[str, np.ndarray], gmacs: dict[str, float]) -> Row:
-    """One result. Latencies are ms, ratios refer to the baseline, `times_ms[i]` of all rows belong to round i."""
+def _row(
+    suite: Suite, contender: Contender, model: ModelDir, times: dict[str, np.ndarray], gmacs: dict[str, float]
+) -> Row:
+    """One result. Latencies are ms, ratios refer to the baseline, `times_ms[i]` of all rows belong to round i.
+
+    `precision` is the graph's; the session may compute in another one, as its name says.
+    """
+    name = contender.name
     statistics = summarise(times[name])
     ratio = paired_ratio(times[name], times[suite.baseline])
     return {
         "suite": suite.name,
         "contender": name,
-        "session": "onnxruntime-cpu",
+        "session": contender.session,
         "method": model.facts.get("method"),
         "precision": model.facts["precision"],
         "latency_ms_median": statistics["median"],
@@ -123,7 +138,7 @@ def _row(suite: Suite, name: str, model: ModelDir, times: dict[str, np.ndarray],
 
 
 def _clips(suite: Suite, models: dict[str, ModelDir]) -> np.ndarray:
-    """The clips of the run, float32 `[M, 1, 3, T, S, S]`: every contender gets the same ones in the same rounds."""
+    """The clips of the run, uint8 `[M, T, S, S, 3]`: every contender gets the same ones in the same rounds."""
     first, *others = models.values()
     for other in others:
         if difference := first.clip.difference(other.clip):
@@ -133,16 +148,15 @@ def _clips(suite: Suite, models: dict[str, ModelDir]) -> np.ndarray:
                 fix="compare models of one input contract, or write two suites",
             )
     if suite.clips:
-        return load_clips(Path(suite.clips), first.clip, suite.clip_count)[:, None]
-    return random_clips(first.clip, suite.clip_count)[:, None]
+        return clips_of(Path(suite.clips), first.clip, suite.clip_count)
+    return random_clips(first.clip, suite.clip_count)
 
 
-def _contender(session: OrtSession, clips: np.ndarray) -> Callable[[], None]:
-    (name,) = session.inputs
-    feeds = cycle([{name: clip} for clip in clips])
+def _contender(session: Session, feeds: list[dict[str, np.ndarray]]) -> Callable[[], None]:
+    endless = cycle(feeds)
 
     def once() -> None:
-        session.run(next(feeds))
+        session.run(next(endless))
 
     return once
 

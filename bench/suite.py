@@ -11,6 +11,13 @@ from apt_edge.methods import METHODS
 from train.recipe import checked_settings
 
 Rounds = Annotated[int, Field(ge=10, multiple_of=2)]  # even, so that both orders of ABBA are equally frequent
+SessionName = Literal["onnxruntime-cpu", "openvino-float32", "openvino-bfloat16"]
+
+
+def _check_method(method: str, settings: dict[str, Any]) -> None:
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}")
+    checked_settings(method, settings)
 
 
 class RandomModel(Strict):
@@ -18,22 +25,23 @@ class RandomModel(Strict):
 
     Attributes:
         size: backbone size (`apt_edge.backbone.vit.SIZES`).
-        method: `linear` has no prompts.
-        tokens: prompts per block.
+        method: of `METHODS`; `linear` has no prompts.
+        settings: of the method; what is left out has its default.
         as_tokens: VPT-deep unfolded, its prompts dragged through every layer as published.
         classes: width of the head.
+        export: `ours` for the session's own target, or `plain`, what `torch.onnx.export` makes of the same module.
     """
 
     size: str
-    method: Literal["linear", "apt", "vpt-deep"]
-    tokens: int = Field(default=0, ge=0)
+    method: str
+    settings: dict[str, Any] = Field(default={})
     as_tokens: bool = False
     classes: int = Field(default=174, ge=1)
+    export: Literal["ours", "plain"] = "ours"
 
     @model_validator(mode="after")
     def _consistent(self) -> RandomModel:
-        if (self.method == "linear") != (self.tokens == 0):
-            raise ValueError("linear has no tokens, every other method has at least one")
+        _check_method(self.method, self.settings)
         if self.as_tokens and self.method != "vpt-deep":
             raise ValueError("as_tokens is for vpt-deep: the prompts of other methods are never tokens")
         return self
@@ -44,6 +52,7 @@ class Contender(Strict):
 
     Attributes:
         name: as tables and plots show it.
+        session: what runs it.
         model: directory with `model.onnx` and `model.json`, relative to the current directory.
         unfolded: a finished VPT-deep run of `train.tune`, measured as published, with its prompts as tokens.
         random: a model with random weights, built and cached.
@@ -51,6 +60,7 @@ class Contender(Strict):
     """
 
     name: str = Field(min_length=1)
+    session: SessionName = "onnxruntime-cpu"
     model: str | None = None
     unfolded: str | None = None
     random: RandomModel | None = None
@@ -118,9 +128,7 @@ class StepContender(Strict):
 
     @model_validator(mode="after")
     def _known(self) -> StepContender:
-        if self.method not in METHODS:
-            raise ValueError(f"method must be one of {', '.join(METHODS)}")
-        checked_settings(self.method, self.settings)
+        _check_method(self.method, self.settings)
         return self
 
 

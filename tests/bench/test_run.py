@@ -8,17 +8,23 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import torch
 
 from apt_edge.backbone.vit import SIZES
 from apt_edge.config import load_toml
 from apt_edge.errors import ConfigError, GateError
 from apt_edge.files import sha256
+from apt_edge.methods import METHODS
+from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.timing import paired_ratio
-from bench.build import build
-from bench.run import check_gmacs, run_suite
+from bench.build import build, random_clips, random_model
+from bench.report import render
+from bench.run import SESSIONS, check_gmacs, run_suite
 from bench.suite import Contender, RandomModel, StepSuite, Suite
-from tests.conftest import TINY
+from tests.bench.conftest import TOKENS
+from tests.conftest import TINY, TINY_CLIP
 
 ENVIRONMENT = {"cpu", "cores", "logical_cores", "threads", "governor", "load_average", "platform", "python", "numpy"}
 
@@ -48,7 +54,7 @@ def test_rows_of_real_models_on_real_clips(exported: Path, clip_list: Path, tmp_
     assert half["gmacs_ratio"] > 1
     assert len(half["times_ms"]) == half["rounds"] == 10
     assert half["trainable_parameters"] == 77
-    assert set(half["environment"]) >= ENVIRONMENT | {"onnxruntime"}
+    assert set(half["environment"]) >= ENVIRONMENT | {"onnxruntime", "openvino"}
 
 
 def test_the_gmacs_gate(exported: Path, clip_list: Path) -> None:
@@ -84,18 +90,58 @@ def test_an_evaluation_without_accuracy_is_named(exported: Path, clip_list: Path
 
 def test_random_models_are_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "tiny", TINY)
-    request = RandomModel(size="tiny", method="vpt-deep", tokens=3, as_tokens=True, classes=7)
-    path = build(request, tmp_path)
+    request = RandomModel(size="tiny", method="vpt-deep", settings={"tokens": 3}, as_tokens=True, classes=7)
+    path = build(request, "onnxruntime-cpu", tmp_path)
     older = tmp_path / f"{path.name[:-12]}{'0' * 12}"
     written = (path / "model.onnx").stat().st_mtime_ns
-    assert build(request, tmp_path) == path
+    assert build(request, "onnxruntime-cpu", tmp_path) == path
     assert (path / "model.onnx").stat().st_mtime_ns == written
     path.rename(older)  # as if the sources had changed since
-    assert build(request, tmp_path) == path
+    assert build(request, "onnxruntime-cpu", tmp_path) == path
     assert not older.exists()
     facts = json.loads((path / "model.json").read_text())
     assert facts["trainable_parameters"] == 2 * 3 * 64 + 7 * 64 + 7 + 2 * 64
     assert facts["prompts"] == []
+
+
+@pytest.mark.parametrize("name", list(METHODS))
+def test_random_models_of_every_method_are_what_was_trained(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "tiny", TINY)
+    settings = {"tokens": TOKENS} if name in ("apt", "vpt-shallow", "vpt-deep") else {}
+    module, tuned = random_model(RandomModel(size="tiny", method=name, settings=settings, classes=7))
+    clip = torch.randn(1, *TINY_CLIP.shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        expected = tuned.eval()(clip)
+        assert expected.abs().max() > 1e-2
+        torch.testing.assert_close(module(clip), expected, atol=1e-5, rtol=0)
+
+
+def test_plain_and_own_exports_in_every_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "tiny", TINY)
+    own = {"size": "tiny", "method": "apt", "settings": {"tokens": TOKENS}, "classes": 7}
+    contenders = [
+        Contender(name="plain", random=RandomModel(**own, export="plain")),
+        *(Contender(name=session, session=session, random=RandomModel(**own)) for session in SESSIONS),
+    ]
+    values = {"name": "tiny", "baseline": "plain", "rounds": 10, "warmup": 1, "threads": 1, "clip_count": 2}
+    rows = run_suite(Suite(**values, contenders=contenders), tmp_path / "out", tmp_path)
+    assert [row["session"] for row in rows] == ["onnxruntime-cpu", *SESSIONS]
+    hashes = [row["onnx_sha256"] for row in rows]
+    assert len(set(hashes)) == 3  # plain, ONNX Runtime's own, OpenVINO's own
+    assert hashes[2] == hashes[3]
+    clips = random_clips(TINY_CLIP, 2)
+    logits = []
+    for contender in contenders:
+        model = ModelDir.load(build(contender.random, contender.session, tmp_path))
+        session = SESSIONS[contender.session](model.onnx, 1)
+        logits.append(np.concatenate([session.run(model.feeds(session.inputs, frames))["logits"] for frames in clips]))
+    plain, *others = logits
+    for found, tolerance in zip(others, (1e-5, 1e-5, 3e-2), strict=True):
+        np.testing.assert_allclose(found, plain, rtol=0, atol=tolerance)
+    assert np.abs(plain[0] - plain[1]).max() > 1e-2  # clips differ, so a session that reads them wrongly would show
+    page = render(rows)
+    for text in ("openvino-bfloat16", "8 significant bits"):
+        assert text in page
 
 
 @pytest.mark.parametrize(
@@ -127,8 +173,10 @@ def test_mistakes_in_a_suite_are_named(tmp_path: Path, change: str, complaint: s
             {"name": "a", "model": "x", "random": {"size": "nano", "method": "linear"}},
             "exactly one of",
         ),
-        ({"name": "a", "random": {"size": "nano", "method": "apt"}}, "at least one"),
-        ({"name": "a", "random": {"size": "nano", "method": "apt", "tokens": 1, "as_tokens": True}}, "never tokens"),
+        ({"name": "a", "random": {"size": "nano", "method": "aptt"}}, "must be one of apt, "),
+        ({"name": "a", "random": {"size": "nano", "method": "apt", "settings": {"token": 1}}}, "did you mean tokens"),
+        ({"name": "a", "random": {"size": "nano", "method": "linear", "as_tokens": True}}, "never tokens"),
+        ({"name": "a", "model": "x", "session": "openvino"}, "openvino-bfloat16"),
     ],
 )
 def test_a_contender_has_one_consistent_source(values: dict, complaint: str) -> None:
