@@ -1,7 +1,7 @@
 """ONNX -> engine: `python -m export.to_engine MODEL_DIR`.
 
 Compiles, audits the compiler's layer table and refuses to leave an engine behind whose attention is not fused. The plan
-stays raw (no header of ours), its facts go into `model.json`.
+stays raw (no header of ours), its facts go into `model.json`. An engine whose facts still hold is not built again.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import argparse
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,55 +18,113 @@ from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import atomic, write_json
 from apt_edge.runtime.model_dir import SIDECAR, ModelDir
 from export.engine.audit import audit
-from export.engine.compiler import MODULES, build
+from export.engine.cache import engine_key, is_current
+from export.engine.compiler import MODULES, build, load_compiler
+from export.engine.device import cuda_device
+from export.target import Target
+
+TIMING_CACHE = "timing.cache"
 
 
-def build_engine(path: str | Path, compiler: str | None = None) -> dict[str, Any]:
-    """Compile an exported model and write `model.engine`.
+def build_engine(
+    path: str | Path,
+    compiler: str | None = None,
+    *,
+    capabilities: Sequence[str] = (),
+    timing_cache: Path | None = None,
+    force: bool = False,
+) -> dict[str, Any]:
+    """Compile an exported model and write `model.engine`, unless the one that is there is what would be built.
 
     Args:
         path: directory that `export.to_onnx` wrote.
         compiler: `tensorrt-rtx` or `tensorrt`; the target's own when None.
+        capabilities: GPUs to compile for, like `SM86`; TensorRT-RTX alone, its own choice when empty.
+        timing_cache: TensorRT's kernel timings, reused and extended; `timing.cache` beside the model when None.
+        force: build in any case.
 
     Returns:
-        The `engine` entry of the sidecar.
+        The `engine` entry of the sidecar: see `audit`; `workspace_bytes`, half of the GPU's free memory, or None for a
+        plan that is built ahead of time; and `key`.
 
     Raises:
         MissingDependency: the compiler is not installed.
-        GateError: an attention is not fused, or a prompt is missing.
+        ConfigError, AptEdgeError: what was asked for cannot be built here.
+        GateError: the graph does not compile, an attention is not fused, or a prompt is missing.
     """
     model = ModelDir.load(path)
-    compiler = compiler or model.facts["target"]["compiler"]
-    if compiler not in MODULES:
-        raise ConfigError(
-            f"the target {model.facts['target']['name']} has no compiler",
-            fix=f"export for another target, or name one of {', '.join(MODULES)} with --compiler",
-        )
-    built = build(compiler, model.onnx)
-    report = audit(built, model.facts["attention"], model.facts["prompts"])
+    target = Target.model_validate(model.facts["target"])
+    compiler = _checked(target, compiler or target.compiler, timing_cache)
+    load_compiler(compiler)
+    device = cuda_device() if compiler == "tensorrt" else None
+    profiles = {name: entry["profile"] for name, entry in model.facts["inputs"].items() if entry["profile"]}
+    key = engine_key(compiler, device, capabilities, profiles, model.facts["onnx_sha256"])
+    if not force and is_current(model, key):
+        print(f"{model.engine} is up to date", file=sys.stderr)
+        return model.facts["engine"]
+    print(f"compiling {model.onnx} with {key['compiler']}", file=sys.stderr)
+    workspace = device.free_bytes // 2 if device else None  # the rest is for weights and for timing
+    if device:
+        timing_cache = timing_cache or model.path / TIMING_CACHE
+    start = time.monotonic()
+    built = build(
+        compiler,
+        model.onnx,
+        profiles=profiles,
+        capabilities=capabilities,
+        workspace=workspace,
+        timing_cache=timing_cache,
+    )
+    constants = [] if model.facts["prompt_mode"] == "bound" else model.facts["prompts"]
+    report = audit(built, model.facts["attention"], constants) | {"workspace_bytes": workspace, "key": key}
     with atomic(model.engine) as temporary:
         temporary.write_bytes(built.plan)
     write_json(model.path / SIDECAR, model.facts | {"engine": report})
+    print(f"compiled in {time.monotonic() - start:.1f} s", file=sys.stderr)
     return report
+
+
+def _checked(target: Target, compiler: str | None, timing_cache: Path | None) -> str:
+    if compiler is None or compiler not in MODULES:
+        raise ConfigError(
+            f"the target {target.name} has no compiler",
+            fix=f"export for another target, or name one of {', '.join(MODULES)} with --compiler",
+        )
+    if not target.strongly_typed:
+        raise ConfigError(
+            f"the target {target.name} is for TensorRT {target.version}, which has no strong typing",
+            fix="run build.sh of export.to_bundle on the device: trtexec is told there which layers may be half",
+        )
+    if timing_cache and compiler != "tensorrt":
+        raise ConfigError(f"{compiler} has no timing cache", fix="leave --timing-cache out")
+    return compiler
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(prog="export.to_engine", description="Compile an exported model and audit it.")
     parser.add_argument("model", type=Path, help="directory that export.to_onnx wrote")
     parser.add_argument("--compiler", choices=sorted(MODULES), help="default: the target's own")
+    parser.add_argument(
+        "--capability", nargs="+", default=[], help="GPUs to compile for, like SM75 SM86 (TensorRT-RTX alone)"
+    )
+    parser.add_argument(
+        "--timing-cache", type=Path, help="kernel timings to reuse and extend (TensorRT; default: beside the model)"
+    )
+    parser.add_argument("--force", action="store_true", help="build although the engine is up to date")
     parser.add_argument("--json", action="store_true", help="print the engine report as JSON")
     args = parser.parse_args()
-    print(f"compiling {args.model}", file=sys.stderr)
-    start = time.monotonic()
-    report = build_engine(args.model, args.compiler)
-    print(f"compiled in {time.monotonic() - start:.1f} s", file=sys.stderr)
+    report = build_engine(
+        args.model, args.compiler, capabilities=args.capability, timing_cache=args.timing_cache, force=args.force
+    )
     if args.json:
         print(json.dumps(report, indent=2))
         return
+    constants = "unknown" if report["prompt_constants"] is None else report["prompt_constants"]
+    workspace = f", workspace {report['workspace_bytes'] / 1e6:.0f} MB" if report["workspace_bytes"] else ""
     print(
         f"{args.model / 'model.engine'}: {report['fused_attention']} of {report['attention']} attentions fused, "
-        f"{report['prompt_constants']} prompt constants, activations {report['activation_bytes'] / 1e6:.1f} MB, "
-        f"plan {report['plan_bytes'] / 1e6:.1f} MB ({report['compiler']})"
+        f"{constants} prompt constants, activations {report['activation_bytes'] / 1e6:.1f} MB, "
+        f"plan {report['plan_bytes'] / 1e6:.1f} MB{workspace} ({report['compiler']})"
     )
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -20,8 +21,8 @@ def audit(build: Build, attention: int, prompts: Sequence[str]) -> dict[str, Any
         prompts: names of the prompt constants; none when prompts are inputs.
 
     Returns:
-        Counts, bytes and hash for the `gate` and `engine` entries of the sidecar. `weight_bytes` is None where the
-        compiler does not tell.
+        Counts, bytes and hash for the `gate` and `engine` entries of the sidecar. `prompt_constants` and `weight_bytes`
+        are None where the compiler does not tell; TensorRT-RTX tells.
 
     Raises:
         GateError: with the layer names, or the names of the prompts.
@@ -33,9 +34,10 @@ def audit(build: Build, attention: int, prompts: Sequence[str]) -> dict[str, Any
             found=f"layers {', '.join(layer.name for layer in build.layers[:40])}",
             fix="export in float16 with at least two heads and without attention outputs",
         )
-    constants = {name for layer in build.layers for name in layer.constants}
+    told = [layer.constants for layer in build.layers if layer.constants is not None]
+    constants = set().union(*told)
     missing = [prompt for prompt in prompts if not any(_same_constant(name, prompt) for name in constants)]
-    if missing:
+    if told and missing:
         raise GateError(
             f"{len(missing)} prompt constants are not in the engine",
             found=", ".join(missing),
@@ -45,7 +47,7 @@ def audit(build: Build, attention: int, prompts: Sequence[str]) -> dict[str, Any
         "compiler": build.compiler,
         "attention": attention,
         "fused_attention": fused,
-        "prompt_constants": len(prompts),
+        "prompt_constants": len(prompts) if told else None,
         "layers": len(build.layers),
         "activation_bytes": build.activation_bytes,
         "weight_bytes": build.weight_bytes,
@@ -56,4 +58,4 @@ def audit(build: Build, attention: int, prompts: Sequence[str]) -> dict[str, Any
 
 def _same_constant(name: str, prompt: str) -> bool:
     """Compilers append to a constant's name, as in `blocks.0.attn.prompt_key_constantHalf_myl0`."""
-    return name == prompt or name.startswith(f"{prompt}_")
+    return re.fullmatch(rf"{re.escape(prompt)}(_constant\w*?)?(_myl\d+)?", name) is not None

@@ -7,8 +7,6 @@ verbose builder log holds the layer table. TensorRT builds on the GPU and is ask
 from __future__ import annotations
 
 import importlib
-import json
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,16 +14,11 @@ from types import ModuleType
 from typing import Any
 
 from apt_edge.errors import AptEdgeError, ConfigError, GateError, MissingDependency
+from export.engine.layers import Layer, inspect_plan, log_total, parse_layer_table
+from export.engine.progress import interruptible, make_monitor
+from export.engine.timing_cache import load_timing_cache, save_timing_cache
 
 MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One line of a compiler's layer table: its name and the names of the constants that it reads."""
-
-    name: str
-    constants: tuple[str, ...]
 
 
 @dataclass(frozen=True)
@@ -63,6 +56,8 @@ def build(
     *,
     profiles: Mapping[str, list[list[int]]] | None = None,
     capabilities: Sequence[str] = (),
+    workspace: int | None = None,
+    timing_cache: Path | None = None,
 ) -> Build:
     """Compile a strongly typed graph.
 
@@ -71,17 +66,22 @@ def build(
         onnx_path: the graph.
         profiles: input name -> [min, opt, max] shapes; needed for every input with a free axis.
         capabilities: GPUs to compile for, like `SM86`; TensorRT-RTX alone, its own choice when empty.
+        workspace: bytes that a layer may use beside its inputs and outputs. Part of the plan, so a build for other
+            machines must leave it None: the compiler's own limit.
+        timing_cache: kernel timings to reuse and to extend; TensorRT alone.
 
     Raises:
+        AptEdgeError: this compiler cannot build typed graphs, or the timing cache is damaged.
         ConfigError: a free axis without a profile, or a capability that the compiler does not have.
         GateError: the parser or the builder refuses the graph.
+        KeyboardInterrupt: Ctrl-C ended the build.
     """
     trt: Any = load_compiler(name)
     log = _logger(trt)
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         raise AptEdgeError(
             f"{name} {trt.__version__} cannot build strongly typed graphs",
-            fix="run build.sh of export.to_bundle: trtexec is told which layers may be half",
+            fix="run build.sh of export.to_bundle on the device: trtexec is told there which layers may be half",
         )
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -93,15 +93,20 @@ def build(
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     _set_profiles(builder, network, config, profiles or {})
     _set_capabilities(trt, config, capabilities)
-    plan = builder.build_serialized_network(network, config)
+    if workspace is not None:
+        config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace)
+    if timing_cache:
+        load_timing_cache(config, log.errors, timing_cache)
+    with interruptible() as interrupted:
+        if hasattr(trt, "IProgressMonitor"):
+            monitor = make_monitor(trt, interrupted)  # a name: the configuration may not keep it alive
+            config.progress_monitor = monitor
+        plan = builder.build_serialized_network(network, config)
     if plan is None:
         raise GateError(f"{name} cannot build {onnx_path}", found="; ".join(log.errors) or "no reason given")
-    data = bytes(plan)
-    text = "\n".join(log.lines)
-    layers, activation, weights = parse_layer_table(text), _total("Activation", text), _total("Weights", text)
-    if not layers or activation is None:
-        layers, activation = _inspect(trt, log, data)
-    return Build(f"{name} {trt.__version__}", data, layers, activation, weights)
+    if timing_cache:
+        save_timing_cache(config, timing_cache)
+    return _describe(trt, log, name, bytes(plan))
 
 
 def _set_profiles(builder: Any, network: Any, config: Any, profiles: Mapping[str, list[list[int]]]) -> None:
@@ -129,44 +134,19 @@ def _set_capabilities(trt: Any, config: Any, capabilities: Sequence[str]) -> Non
         raise ConfigError(
             f"{trt.__name__} cannot compile for {unknown[0]}",
             found=", ".join(known) or "it compiles for the GPU that it runs on",
-            fix="name capabilities of this list",
+            fix="name capabilities of this list" if known else "leave the capabilities out",
         )
     config.num_compute_capabilities = len(capabilities)
     for index, name in enumerate(capabilities):
         config.set_compute_capability(members[name], index)
 
 
-def _total(what: str, log: str) -> int | None:
-    match = re.search(rf"Total {what} Memory: (\d+) bytes", log)
-    return int(match[1]) if match else None
-
-
-def parse_layer_table(log: str) -> tuple[Layer, ...]:
-    """Layers in a verbose builder log of TensorRT-RTX: lines `Name: ..., LayerType: ..., Constants: [...]`."""
-    return tuple(
-        Layer(match["name"], tuple(re.findall(r"Name: ([^,]+),", match["constants"])))
-        for match in re.finditer(
-            r"^Name: (?P<name>.+?), LayerType: .*?Constants: \[(?P<constants>.*?)\], Outputs: ", log, re.MULTILINE
-        )
-    )
-
-
-def _inspect(trt: Any, log: Any, plan: bytes) -> tuple[tuple[Layer, ...], int]:
-    """Layer table and activation bytes from the engine itself; needs a GPU."""
-    engine = trt.Runtime(log).deserialize_cuda_engine(plan)
-    if engine is None:
-        raise AptEdgeError(
-            "the plan was built but cannot be inspected",
-            found="; ".join(log.errors),
-            fix="build on the GPU that runs it",
-        )
-    text = engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    layers = tuple(
-        Layer(layer["Name"], tuple(constant["Name"] for constant in layer.get("Constants", [])))
-        for layer in json.loads(text)["Layers"]
-    )
-    size = engine.device_memory_size_v2 if hasattr(engine, "device_memory_size_v2") else engine.device_memory_size
-    return layers, int(size)
+def _describe(trt: Any, log: Any, name: str, plan: bytes) -> Build:
+    text = "\n".join(log.lines)
+    layers, activation = parse_layer_table(text), log_total("Activation", text)
+    if not layers or activation is None:
+        layers, activation = inspect_plan(trt, log, plan)
+    return Build(f"{name} {trt.__version__}", plan, layers, activation, log_total("Weights", text))
 
 
 def _logger(trt: Any) -> Any:
