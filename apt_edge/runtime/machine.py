@@ -23,8 +23,9 @@ def machine() -> dict[str, Any]:
 
     Returns:
         `system`, `release`, `architecture`, `board` (of a device tree), `cpu`, `cores`, `memory_mb`, `governor`,
-        `load_average` (one minute), `l4t` (first line of the Jetson release), `python`, `packages` (name to version),
-        `gpus` (what nvidia-smi says of each), `commands` (a Jetson's tools and what they printed, or why they failed).
+        `load_average` (of the last minute), `l4t` (first line of the Jetson release), `python`, `packages` (name to
+        version), `gpus` (what nvidia-smi says of each), `commands` (a Jetson's tools and what they printed, or why
+        they failed).
     """
     uname = platform.uname()
     return {

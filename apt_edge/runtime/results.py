@@ -12,7 +12,8 @@ Form `apt-edge results`, version 1. Times are milliseconds; what is not known is
                       mean_abs, kl, top1_agreement, max_logit, clips, onnx_sha256, engine_sha256, session}; null when
                       there is none of this graph and engine
     times             row name -> {min, max, mean, median, p50, p90, p95, p99, cv, n, throughput, batch, warnings,
-                      session, times_ms}. `throughput` counts runs a second, `times_ms` holds every run in its order.
+                      session, times_ms}. `throughput` counts runs a second, `times_ms` holds every run in its order,
+                      `session` is {name, threads}, null threads being all cores.
                       Rows of an engine: `compute` (kernels alone) and `with_transfers` (host to host, copies included).
                       Row of ONNX Runtime and OpenVINO: `inference` (host arrays to host arrays)
     layers            of an engine, apt_edge.runtime.trtexec.check_layers; null when it failed or is not there
@@ -37,7 +38,7 @@ from apt_edge.files import write_json
 from apt_edge.runtime.bundle import load_bundle
 from apt_edge.runtime.machine import machine
 from apt_edge.runtime.model_dir import ModelDir
-from apt_edge.runtime.selftest import REPORT, golden, open_session, subject
+from apt_edge.runtime.selftest import REPORT, golden, open_session, session_name, subject
 from apt_edge.runtime.timing import measure_interleaved
 from apt_edge.runtime.trtexec import check_layers, parse_log, read_layers, read_times, summarise_times
 
@@ -76,7 +77,7 @@ def measure(model: ModelDir, seconds: float = 30, threads: int | None = None) ->
     typical = float(np.median(measure_interleaved({"model": run}, rounds=3, warmup=1)["model"]))
     rounds = max(LEAST_ROUNDS, int(1e3 * seconds / typical))
     times = measure_interleaved({"model": run}, rounds, warmup=math.ceil(WARM_UP_MS / typical))["model"]
-    ran = {"name": type(session).__name__, "threads": threads}
+    ran = {"name": session_name(model), "threads": threads}
     data = {"onnx_sha256": model.facts["onnx_sha256"], "session": ran, "times_ms": times.tolist()}
     write_json(model.path / TIMES, data)
     return data

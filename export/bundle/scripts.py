@@ -53,7 +53,7 @@ def scripts(model: ModelDir, wheel: str) -> dict[str, str]:
     texts = {}
     for name, pieces in parts.items():
         text = "".join((HERE / f"{piece}.sh").read_text(encoding="utf-8") for piece in pieces)
-        purpose = f"{PURPOSES[name]}; written by export.to_bundle for the target {target['name']}."
+        purpose = f"{PURPOSES[name]}.\n# Written by export.to_bundle for the target {target['name']}."
         for word, value in {**words, "PURPOSE": purpose}.items():
             text = text.replace(f"@{word}@", value)
         texts[name] = text
