@@ -98,8 +98,7 @@ def build(
     if timing_cache:
         load_timing_cache(config, log.errors, timing_cache)
     with interruptible() as interrupted:
-        if hasattr(trt, "IProgressMonitor"):
-            monitor = make_monitor(trt, interrupted)  # a name: the configuration may not keep it alive
+        if monitor := make_monitor(trt, interrupted):
             config.progress_monitor = monitor
         plan = builder.build_serialized_network(network, config)
     if plan is None:
@@ -128,13 +127,15 @@ def _set_profiles(builder: Any, network: Any, config: Any, profiles: Mapping[str
 def _set_capabilities(trt: Any, config: Any, capabilities: Sequence[str]) -> None:
     if not capabilities:
         return
-    members = trt.ComputeCapability.__members__ if hasattr(trt, "ComputeCapability") else {}
+    if not hasattr(config, "num_compute_capabilities"):
+        raise ConfigError(f"{trt.__name__} compiles for the GPU that it runs on", fix="leave the capabilities out")
+    members = trt.ComputeCapability.__members__
     known = [name for name in members if name.startswith("SM")]
     if unknown := [name for name in capabilities if name not in known]:
         raise ConfigError(
             f"{trt.__name__} cannot compile for {unknown[0]}",
-            found=", ".join(known) or "it compiles for the GPU that it runs on",
-            fix="name capabilities of this list" if known else "leave the capabilities out",
+            found=", ".join(known),
+            fix="name capabilities of this list",
         )
     config.num_compute_capabilities = len(capabilities)
     for index, name in enumerate(capabilities):

@@ -23,22 +23,22 @@ def cuda_device() -> Device:
         AptEdgeError: there is no GPU, or its driver is too old.
     """
     try:
-        runtime: Any = importlib.import_module("cuda.bindings.runtime")
+        cudart: Any = importlib.import_module("cuda.bindings.runtime")
     except ImportError as error:
         raise MissingDependency(
             "cuda-python is not installed", found=str(error), fix='pip install "apt-edge[cuda]"'
         ) from None
-    attributes = runtime.cudaDeviceAttr
-    device = _checked(runtime, runtime.cudaGetDevice())
-    major = _checked(runtime, runtime.cudaDeviceGetAttribute(attributes.cudaDevAttrComputeCapabilityMajor, device))
-    minor = _checked(runtime, runtime.cudaDeviceGetAttribute(attributes.cudaDevAttrComputeCapabilityMinor, device))
-    return Device(f"{major}.{minor}", _checked(runtime, runtime.cudaMemGetInfo()[:2]))
+    attributes = cudart.cudaDeviceAttr
+    device = _checked(cudart, cudart.cudaGetDevice())
+    major = _checked(cudart, cudart.cudaDeviceGetAttribute(attributes.cudaDevAttrComputeCapabilityMajor, device))
+    minor = _checked(cudart, cudart.cudaDeviceGetAttribute(attributes.cudaDevAttrComputeCapabilityMinor, device))
+    return Device(f"{major}.{minor}", _checked(cudart, cudart.cudaMemGetInfo()[:2]))
 
 
-def _checked(runtime: Any, answer: tuple[Any, Any]) -> Any:
+def _checked(cudart: Any, answer: tuple[Any, Any]) -> Any:
     error, value = answer
-    if error != runtime.cudaError_t.cudaSuccess:
-        _, text = runtime.cudaGetErrorString(error)
+    if error != cudart.cudaError_t.cudaSuccess:
+        _, text = cudart.cudaGetErrorString(error)
         raise AptEdgeError(
             "there is no usable GPU", found=text.decode(), fix="build on the device, with its driver installed"
         )

@@ -33,7 +33,12 @@ def interruptible() -> Iterator[threading.Event]:
 
 
 def make_monitor(trt: Any, interrupted: threading.Event) -> Any:
-    """A progress monitor that prints a line every few seconds and ends the build once `interrupted` is set."""
+    """A progress monitor that prints a line every few seconds and ends the build once `interrupted` is set.
+
+    None for a version without progress monitors.
+    """
+    if not hasattr(trt, "IProgressMonitor"):
+        return None
 
     class Monitor(trt.IProgressMonitor):
         """Steps of each phase that is under way."""
