@@ -27,7 +27,8 @@ SESSION_STEPS = """\
 """
 NEEDS = (
     "What is needed: Linux, Python 3.10 or newer with {packages}{trtexec}. No internet, no torch; nothing is "
-    "installed: the scripts run {wheel} as it is. Another Python than python3 is chosen with PYTHON=python3.12 ./selftest.sh"
+    "installed: the scripts run {wheel} as it is. Another Python than python3 is chosen as in "
+    "PYTHON=python3.12 ./selftest.sh"
 )
 TEXT = """\
 {name}: a video classifier for {platform}

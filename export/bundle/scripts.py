@@ -92,6 +92,11 @@ def _trtexec_lines(model: ModelDir) -> dict[str, str]:
         f"{argument}.part" if argument in (f"--saveEngine={ENGINE}", f"--exportLayerInfo={LAYERS}") else argument
         for argument in build_line(facts, nodes)
     ]
+    if any(port["dtype"] == "bfloat16" for port in facts["inputs"].values()):
+        raise ConfigError(
+            "a bundle cannot feed prompts in bfloat16: numpy has no such type",
+            fix="export with prompts.mode=folded, which makes them constants",
+        )
     frames, _ = golden(model)
     shapes = {INPUT: _clip_shape(facts), **{name: array.shape for name, array in model.prompts.items()}}
     runs = []

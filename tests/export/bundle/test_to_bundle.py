@@ -15,7 +15,7 @@ from apt_edge.errors import AptEdgeError, ConfigError, ModelError
 from apt_edge.runtime.bundle import load_bundle
 from export.bundle import wheel as wheels
 from export.to_bundle import to_bundle
-from tests.export.bundle.models import LABELS, make_model
+from tests.export.bundle.models import LABELS, PROMPT, make_model
 
 ALWAYS = {
     "README.txt",
@@ -93,6 +93,12 @@ def test_models_that_cannot_be_packed(tmp_path, wheel):
     crowd = make_model(tmp_path / "b", "jetson-jp72", overrides=["batch.min=2", "batch.opt=2", "batch.max=4"])
     with pytest.raises(ConfigError, match="one clip at a time"):
         to_bundle(crowd, tmp_path / "out", wheel)
+    brain = make_model(tmp_path / "f", "jetson-jp72", bound=True)
+    facts = json.loads((brain / "model.json").read_text())
+    facts["inputs"][PROMPT]["dtype"] = "bfloat16"
+    (brain / "model.json").write_text(json.dumps(facts))
+    with pytest.raises(ConfigError, match="numpy has no such type"):
+        to_bundle(brain, tmp_path / "out", wheel)
     assert not (tmp_path / "out").exists()
 
 
