@@ -11,8 +11,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from apt_edge.backbone.folded import folded_model
 from export.bundle.scripts import float32_nodes
+from export.model import Export
+from export.target import load_target
 from export.to_bundle import to_bundle
+from tests.conftest import TINY_CLIP, tiny_pack
 from tests.export.bundle.models import TARGETS, make_model
 from tests.export.trtexec import fake
 
@@ -88,6 +92,21 @@ def test_an_engine_bundle_end_to_end(tmp_path, wheel, run_script, page, version)
     assert compute["throughput"] > 0
     assert whole["median"] > compute["median"]
     assert any("unstable" in warning for warning in compute["warnings"])
+
+
+@pytest.mark.parametrize("page", ["jetson-jp5", "jetson-jp6-orin"])
+def test_a_real_export_end_to_end(tiny_vit, tmp_path, wheel, run_script, page):
+    frames = np.random.default_rng(0).integers(0, 256, (4, 4, 32, 32, 3), np.uint8)
+    coarse = load_target(TARGETS / f"{page}.toml", ["tolerance.max_abs=0.05", "tolerance.top1_agreement=0.5"])
+    pack = tiny_pack(tiny_vit, tokens=8)
+    export = Export(folded_model(pack, tiny_vit), frames=frames, clip=TINY_CLIP, labels=pack.labels, facts={})
+    export.to(coarse, tmp_path / "m")
+    to_bundle(tmp_path / "m", tmp_path / "bundle", wheel)
+    fake.install(tmp_path / "bin", ENGINES[page])
+    for name in ("build.sh", "selftest.sh", "measure.sh"):
+        done = run_script(tmp_path / "bundle", name, bin=tmp_path / "bin")
+        assert done.returncode == 0, done.stderr
+    assert json.loads((tmp_path / "bundle" / "results.json").read_text())["layers"]["attention"] == 2
 
 
 def test_a_bundle_with_a_batch(tmp_path, wheel, run_script):
