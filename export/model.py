@@ -106,7 +106,7 @@ class Export:
                 save_file(stored, directory / PROMPTS)
             parity = self._parity(path, None if twin is None else emulated(twin, form), stored, target)
             gate(parity, target.tolerance)
-            inputs = dict(_ports(graph, target))
+            inputs = dict(_ports(graph, target, stored))
             compiled = (
                 prove_compiled(path, attention, list(stored) if folded else [], profiles=_profiles(inputs))
                 if target.gate != "none"
@@ -184,17 +184,19 @@ def _free(target: Target) -> int | None:
     return None if target.batch.dynamic else 1
 
 
-def _ports(graph: ir.Model, target: Target) -> Iterator[tuple[str, dict[str, Any]]]:
+def _ports(graph: ir.Model, target: Target, prompts: Mapping[str, np.ndarray]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Inputs for the sidecar: type, shape with null for a free axis, and the profile of an input that has one."""
-    batch, count = target.batch, target.prompts.max_count
+    batch, most = target.batch, target.prompts.max_count
     for value in graph.graph.inputs:
-        assert value.shape is not None and value.dtype is not None
+        assert value.shape is not None
+        assert value.dtype is not None
         shape = [axis if isinstance(axis, int) else None for axis in value.shape]
         profile = None
         if None in shape:
-            sizes = {0: (batch.min, batch.opt, batch.max), 2: (1, count, count)}
+            count = prompts[str(value.name)].shape[2] if value.name in prompts else None
+            sizes = {0: (batch.min, batch.opt, batch.max), 2: (1, count, most)}
             profile = [[sizes[i][k] if axis is None else axis for i, axis in enumerate(shape)] for k in range(3)]
-        yield str(value.name), {"dtype": value.dtype.name.lower(), "shape": shape, "profile": profile}
+        yield str(value.name), {"dtype": value.dtype.numpy().name, "shape": shape, "profile": profile}
 
 
 def _profiles(inputs: Mapping[str, dict[str, Any]]) -> dict[str, list[list[int]]]:

@@ -26,13 +26,12 @@ class Pixels(nn.Module):
 
     def __init__(self, clip: ClipSpec, normalise: bool) -> None:
         super().__init__()
-        gain, offset = _affine(clip, torch.float32)
-        self.register_buffer("gain", gain[:, None, None, None] if normalise else None)
-        self.register_buffer("offset", offset[:, None, None, None] if normalise else None)
+        self.normalise = normalise
+        self.gain, self.offset = (values[:, None, None, None] for values in _affine(clip, torch.float32))
 
     def forward(self, frames_BTSSC: Tensor) -> Tensor:
         clip_BCTSS = frames_BTSSC.float().permute(0, 4, 1, 2, 3)  # TensorRT does nothing else with uint8
-        return clip_BCTSS if self.gain is None else clip_BCTSS * self.gain + self.offset
+        return clip_BCTSS * self.gain + self.offset if self.normalise else clip_BCTSS
 
 
 def _affine(clip: ClipSpec, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -72,7 +71,7 @@ def join_positions(model: nn.Module) -> None:
     """The patch convolution's bias in the table of positions, a constant: one addition to every token less."""
     vit = _vit(model)
     assert vit.patch.bias is not None
-    vit.positions = vit.positions + vit.patch.bias.data
+    vit.positions = vit.get_buffer("positions") + vit.patch.bias.data
     vit.patch.bias = None
 
 
@@ -81,7 +80,7 @@ def absorb_head_norm(model: nn.Module) -> None:
     head = model.head
     assert isinstance(head, Head)
     with torch.no_grad():
-        head.linear.bias += head.linear.weight @ head.norm.bias
+        head.linear.bias.add_(head.linear.weight @ head.norm.bias)
         head.linear.weight *= head.norm.weight
         head.norm.weight.fill_(1)
         head.norm.bias.zero_()

@@ -89,13 +89,14 @@ def _summary(out: Path, sidecar: dict[str, Any]) -> str:
     parity, compiled = sidecar["parity"], sidecar["gate"]
     kind = "prompt constants" if sidecar["prompt_mode"] == "folded" else "prompt inputs"
     lines = [
-        f"{out}: {sidecar['numerics']['chosen']}, opset {sidecar['opset']}, {len(sidecar['prompts'])} {kind}, parity over "
-        f"{parity['clips']} clips: max |dlogit| {parity['max_abs']:.2e}, first label equal on {parity['top1_agreement']:.1%}"
+        f"{out}: {sidecar['numerics']['chosen']}, opset {sidecar['opset']}, {len(sidecar['prompts'])} {kind}",
+        f"  parity over {parity['clips']} clips: max |dlogit| {parity['max_abs']:.2e}, "
+        f"divergence {parity['kl']:.1e} nats, first label equal on {parity['top1_agreement']:.1%}",
     ]
     if compiled:
         lines.append(
-            f"  compiles with {compiled['compiler']}: {compiled['fused_attention']} of {compiled['attention']} attentions "
-            f"fused, activations {compiled['activation_bytes'] / 1e6:.1f} MB (no GPU executed)"
+            f"  compiles with {compiled['compiler']}: {compiled['fused_attention']} of {compiled['attention']} "
+            f"attentions fused, activations {compiled['activation_bytes'] / 1e6:.1f} MB (no GPU executed)"
         )
     return "\n".join(lines)
 

@@ -28,6 +28,12 @@ def tiny_vit() -> Vit:
 
 
 @pytest.fixture
+def tiny_frames() -> np.ndarray:
+    """Four clips as a model sees them, uint8 `[4, 4, 32, 32, 3]`."""
+    return np.random.default_rng(0).integers(0, 256, (4, 4, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
 def tiny_clips() -> np.ndarray:
     """Four clips `[4, 3, 4, 32, 32]`."""
     return np.random.default_rng(0).normal(size=(4, *TINY_CLIP.shape)).astype(np.float32)

@@ -50,7 +50,9 @@ def _core(softmax: ir.Node) -> Core:
         raise GateError(f"{softmax.name} is not the softmax of an attention", fix="report this as a bug")
     assert product is not None
     query, key, value = product.inputs[0], transposed.inputs[0], mix[0].inputs[1]
-    assert query is not None and key is not None and value is not None
+    assert query is not None
+    assert key is not None
+    assert value is not None
     return Core(query, key, value, mix[0].outputs[0], softmax)
 
 
@@ -59,9 +61,9 @@ def write(model: ir.Model, form: str) -> int:
 
     Args:
         model: a traced graph.
-        form: `decomposed` leaves MatMul, Softmax, MatMul; `attention` is the operator of opset 23, the extended keys and
-            values as its inputs (TensorRT refuses past_key); `multi-head` is ONNX Runtime's operator on `[B, N|S, C]`
-            without past and present, the only form that its CPU kernel computes block by block.
+        form: `decomposed` leaves MatMul, Softmax, MatMul; `attention` is the operator of opset 23, the extended keys
+            and values as its inputs (TensorRT refuses past_key); `multi-head` is ONNX Runtime's operator on
+            `[B, N|S, C]` without past and present, the only form that its CPU kernel computes block by block.
     """
     cores = find(model.graph)
     if form != "decomposed":
@@ -86,7 +88,7 @@ def _multi_head(graph: ir.Graph, core: Core, mix: ir.Node, name: str) -> None:
     result = insert(
         mix, "MultiHeadAttention", inputs, f"{name}/MultiHeadAttention", domain=CONTRIB, num_heads=heads, scale=1.0
     )
-    result.dtype, result.shape = core.query.dtype, inputs[0].shape
+    result.type, result.shape = core.query.type, inputs[0].shape
     flattened = _only_reader(_only_reader(core.result, "Transpose"), "Reshape")
     replace(flattened, result)
 
@@ -125,7 +127,8 @@ def _projection(node: ir.Node | None) -> tuple[ir.Node, int, int] | None:
     if source is None or source.op_type != "Reshape" or source.outputs[0].shape is None or chosen is None:
         return None
     start, parts = array(chosen.inputs[1]), source.outputs[0].shape[2]
-    assert start is not None and isinstance(parts, int)
+    assert start is not None
+    assert isinstance(parts, int)
     return source, parts, int(start[0])
 
 
@@ -148,5 +151,5 @@ def _shaped(flat_value: Value, value: Value) -> Value:
         batch, heads, tokens, width = value.shape
         merged = heads * width if isinstance(heads, int) and isinstance(width, int) else None
         flat_value.shape = ir.Shape([batch, tokens, merged])
-    flat_value.dtype = value.dtype
+    flat_value.type = value.type
     return flat_value

@@ -34,6 +34,9 @@ def free(model: ir.Model) -> None:
             if target[0] == 1:
                 node.replace_input_with(1, integers(graph, 0, *target[1:].tolist()))
                 node.attributes.pop("allowzero", None)  # 0 stands for the batch
+        for value in node.outputs if node.domain else ():
+            assert value.shape is not None
+            value.shape = ir.Shape([BATCH, *value.shape[1:]])
         if node.op_type == "Concat" and node.attributes["axis"].as_int() > 0:
             _expand(graph, node, dependent)
 

@@ -82,7 +82,7 @@ def typed(model: ir.Model, form: Form) -> ir.Model:
 
 
 def emulated(model: ir.Model, form: Form) -> ir.Model:
-    """An untyped graph made to round where `typed` would store, in place: for types that ONNX Runtime lacks on a CPU."""
+    """An untyped graph made to round where `typed` would store, in place: for a type that ONNX Runtime lacks."""
     precision.rounded(model, form.precision, form.keep(model.graph))
     tidy(model)
     return model

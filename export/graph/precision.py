@@ -16,6 +16,7 @@ from export.graph.rules import Value, insert
 
 FLOAT = ir.DataType.FLOAT
 TYPES = {"float32": FLOAT, "float16": ir.DataType.FLOAT16, "bfloat16": ir.DataType.BFLOAT16}
+NORM = "/LayerNormalization"  # in the name of a norm, and of its pieces in opsets that have no such operator
 NUMPY = {TYPES["float16"]: np.dtype(np.float16), TYPES["bfloat16"]: np.dtype(ml_dtypes.bfloat16)}
 
 Choice = Callable[[ir.Node], bool]
@@ -27,11 +28,13 @@ def always_float32(graph: ir.Graph, precision: str) -> set[ir.Node]:
     The squares of a norm overflow float16 at |x| = 256, normalised pixels lose a bit or two, and logits are compared.
     A convolution has no bfloat16 before opset 22.
     """
-    kinds = {"LayerNormalization", "Conv"} if precision == "bfloat16" else {"LayerNormalization"}
-    keep = {node for node in graph if node.op_type in kinds}
+    keep = {node for node in graph if NORM in (node.name or "")}
+    if precision == "bfloat16":
+        keep |= {node for node in graph if node.op_type == "Conv"}
     late: set[Value] = set()
     for node in graph:
-        if node.op_type == "ReduceMean" or any(value in late for value in node.inputs):
+        pool = node.op_type == "ReduceMean" and node not in keep
+        if pool or any(value in late for value in node.inputs):
             keep.add(node)
             late.update(node.outputs)
     early = {node for node in graph if (node.name or "").startswith("pixels/")}
@@ -66,9 +69,9 @@ def write(model: ir.Model, precision: str, float32: set[ir.Node]) -> None:
                 node.replace_input_with(index, converted[key])
         if node.op_type == "Cast":
             continue
-        for value in node.outputs:
-            if value.dtype == FLOAT:
-                value.type = ir.TensorType(kind)  # a new one: copies of a graph share their types
+        for output in node.outputs:
+            if output.dtype == FLOAT:
+                output.type = ir.TensorType(kind)  # a new one: copies of a graph share their types
 
 
 def _convert(graph: ir.Graph, node: ir.Node, value: Value, kind: ir.DataType, alone: bool) -> Value:
@@ -97,10 +100,10 @@ def rounded(model: ir.Model, precision: str, float32: set[ir.Node]) -> None:
     """
     half = TYPES[precision]
     graph = model.graph
-    for value in graph.initializers.values():
-        if value.dtype == FLOAT and value.const_value is not None and any(n not in float32 for n, _ in value.uses()):
-            narrow = value.const_value.numpy().astype(NUMPY[half]).astype(np.float32)
-            value.const_value = ir.tensor(narrow, name=value.name)
+    for constant in graph.initializers.values():
+        if constant.dtype == FLOAT and constant.const_value and any(use.node not in float32 for use in constant.uses()):
+            narrowed = constant.const_value.numpy().astype(NUMPY[half]).astype(np.float32)
+            constant.const_value = ir.tensor(narrowed, name=constant.name)
     for node in list(graph):
         value = node.outputs[0]
         if node in float32 or value.dtype != FLOAT or value.is_graph_output():
@@ -109,6 +112,6 @@ def rounded(model: ir.Model, precision: str, float32: set[ir.Node]) -> None:
         after = next(iter(node.successors()))
         narrow = insert(after, "Cast", [value], f"{value.name}/narrow", to=int(half))
         wide = insert(after, "Cast", [narrow], f"{value.name}/wide", to=int(FLOAT))
-        narrow.dtype, wide.dtype, wide.shape = half, FLOAT, value.shape
+        narrow.type, wide.type, wide.shape = ir.TensorType(half), ir.TensorType(FLOAT), value.shape
         for use in readers:
             use.node.replace_input_with(use.idx, wide)

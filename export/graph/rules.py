@@ -43,7 +43,7 @@ def insert(before: ir.Node, op_type: str, inputs: Sequence[Value | None], name: 
 
 def replace(old: Value, new: Value) -> None:
     """Let every reader of `old` read `new`; `old` keeps its name only as long as the graph's output needs it."""
-    new.dtype, new.shape = new.dtype or old.dtype, new.shape or old.shape
+    new.type, new.shape = new.type or old.type, new.shape or old.shape
     if old.is_graph_output():
         old.name, new.name = f"{old.name}/old", old.name
     ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
@@ -57,11 +57,14 @@ def array(value: Value | None) -> np.ndarray | None:
 
 
 def tidy(model: ir.Model) -> None:
-    """Remove what nothing reads any more, and state every shape and type anew."""
+    """Remove what nothing reads any more, and state every shape and type anew.
+
+    Another domain's operators keep theirs, which ONNX cannot infer: what follows them depends on it.
+    """
     common.RemoveUnusedNodesPass()(model)
     graph = model.graph
     for node in graph:
         for value in node.outputs:
-            if not value.is_graph_output():
+            if not value.is_graph_output() and not node.domain:
                 value.shape = None
     common.ShapeInferencePass()(model)

@@ -1,4 +1,4 @@
-"""PyTorch model -> ONNX graph: one trace, in float32, with the prompts as inputs; rewrite rules make every dialect of it.
+"""PyTorch model -> ONNX graph: one float32 trace with the prompts as inputs; rewrite rules make every dialect of it.
 
 Shapes: B batch, T frames, S size in pixels, C channels of a clip.
 """

@@ -1,181 +1,271 @@
-"""Export: parity, prompt constants bit for bit, and gates that can fail."""
+"""Export: parity on every target, prompts bit for bit, folded and bound alike, and gates that can fail."""
 
 from __future__ import annotations
 
-import atexit
-import json
+import os
 import shutil
-import tempfile
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import onnx
-import onnxruntime
 import pytest
-import torch
+from safetensors.numpy import load_file
 
-from apt_edge.backbone.checkpoints import backbone_hash
 from apt_edge.backbone.folded import FoldedModel, folded_model
+from apt_edge.backbone.vit import ExtraKV
 from apt_edge.errors import ConfigError, GateError, ModelError
 from apt_edge.methods.vpt_deep import VptDeepTokens
 from apt_edge.runtime.model_dir import ModelDir
-from export.target import Target, Tolerance
-from export.to_onnx import export_model
-from export.graph.trace import TypedModel
+from apt_edge.runtime.ort import OrtSession
+from export.proof.parity import torch_logits
 from tests.conftest import TINY_CLIP, tiny_model, tiny_pack
+from tests.export.exporting import LABELS, PAGES, export, logits, target, tiny_export
 
-LABELS = tuple(f"class {i}" for i in range(5))
 METHODS = [
     ("apt", {"tokens": 8}),
     ("apt", {"tokens": 3, "start": 1}),
     ("vpt-deep", {"tokens": 4}),
     ("linear", {}),
 ]
-
-
-def target(precision="float32", max_abs=1e-4, compiler="none", opset=18):
-    return Target(
-        name="test",
-        opset=opset,
-        precision=precision,
-        prompt_heads="shared" if compiler == "none" else "expanded",
-        compiler=compiler,
-        tolerance=Tolerance(max_abs=max_abs, top1_agreement=0.5),
-    )
-
-
-DONE: dict[str, Path] = {}
-
-
-def export(vit, clips, out, method="apt", chosen=None, **settings):
-    """Export a pack of `vit`; the same request is traced once per run and copied afterwards."""
-    model = folded_model(tiny_pack(vit, method, **settings), vit)
-    chosen = chosen or target()
-    key = f"{backbone_hash(vit)} {method} {chosen} {settings}"
-    if key not in DONE:
-        made = Path(tempfile.mkdtemp()) / "m"
-        atexit.register(shutil.rmtree, made.parent)
-        export_model(model, made, chosen, clips=clips, clip=TINY_CLIP, labels=LABELS, facts={"method": method})
-        DONE[key] = made
-    shutil.copytree(DONE[key], out)
-    return model, json.loads((out / "model.json").read_text())
+TARGETS = sorted(path.stem for path in PAGES.glob("*.toml"))
 
 
 @pytest.mark.parametrize(("method", "settings"), METHODS)
-def test_float32_graph_equals_torch(tiny_vit, tiny_clips, tmp_path, method, settings):
-    _, sidecar = export(tiny_vit, tiny_clips, tmp_path / "m", method, **settings)
+def test_float32_graph_equals_torch(tiny_vit, tiny_frames, tmp_path, method, settings):
+    _, sidecar = export(tiny_vit, tiny_frames, tmp_path / "m", method, **settings)
     assert sidecar["parity"]["max_abs"] < 1e-4
     assert sidecar["parity"]["max_logit"] > 0.1
     assert sidecar["attention"] == 2
 
 
-def test_the_target_sets_the_opset(tiny_vit, tiny_clips, tmp_path):
-    export(tiny_vit, tiny_clips, tmp_path / "m", chosen=target(opset=20), tokens=8)
-    assert onnx.load(tmp_path / "m" / "model.onnx").opset_import[0].version == 20
-
-
-def test_float16_is_written_into_the_graph(tiny_vit, tiny_clips, tmp_path):
-    _, sidecar = export(tiny_vit, tiny_clips, tmp_path / "m", chosen=target("float16", 5e-2), tokens=8)
-    graph = onnx.load(tmp_path / "m" / "model.onnx").graph
-    types = {t.name: t.data_type for t in graph.initializer}
-    assert all(types[name] == onnx.TensorProto.FLOAT16 for name in sidecar["prompts"])
-    inferred = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "m" / "model.onnx")).graph
-    value_types = {v.name: v.type.tensor_type.elem_type for v in [*inferred.value_info, *inferred.output]}
-    assert value_types["logits"] == onnx.TensorProto.FLOAT
-    for node in graph.node:
-        if node.op_type == "Softmax":
-            assert value_types[node.output[0]] == onnx.TensorProto.FLOAT16
-        if node.op_type == "LayerNormalization":
-            assert value_types[node.output[0]] == onnx.TensorProto.FLOAT
-    assert sidecar["parity"]["max_abs"] > 1e-6  # half precision that costs nothing would not be half precision
-
-
-def test_prompts_are_head_shared_constants_in_the_file(tiny_vit, tiny_clips, tmp_path):
-    model, sidecar = export(tiny_vit, tiny_clips, tmp_path / "m", tokens=8)
-    stored = {t.name: onnx.numpy_helper.to_array(t) for t in onnx.load(tmp_path / "m" / "model.onnx").graph.initializer}
-    assert len(sidecar["prompts"]) == 4
-    assert stored["blocks.1.attn.prompt_value"].shape == (1, 1, 8, 32)
-    assert np.array_equal(stored["blocks.1.attn.prompt_value"], model.extra[1].value.numpy())
-
-
-def test_the_graph_really_uses_the_prompts(tiny_vit, tiny_clips, tmp_path):
-    export(tiny_vit, tiny_clips, tmp_path / "m", tokens=8)
+@pytest.mark.parametrize("name", TARGETS)
+def test_every_target_exports_what_its_page_says(tiny_vit, tiny_frames, tmp_path, name):
+    chosen = target(name)
+    _, sidecar = export(tiny_vit, tiny_frames, tmp_path / "m", chosen=chosen, tokens=8)
     graph = onnx.load(tmp_path / "m" / "model.onnx")
-    session = onnxruntime.InferenceSession(graph.SerializeToString())
-    before = session.run(None, {"clip": tiny_clips[:1]})[0]
-    tensor = next(t for t in graph.graph.initializer if t.name == "blocks.0.attn.prompt_value")
-    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 1, tensor.name))
-    after = onnxruntime.InferenceSession(graph.SerializeToString()).run(None, {"clip": tiny_clips[:1]})[0]
-    assert np.abs(before - after).max() > 1e-2
+    assert {"": chosen.opset}.items() <= {entry.domain: entry.version for entry in graph.opset_import}.items()
+    assert {node.op_type for node in graph.graph.node} == {name.split(".")[-1] for name in sidecar["ops"]}
+    assert sidecar["inputs"]["clip"] == {"dtype": "uint8", "shape": [1, 4, 32, 32, 3], "profile": None}
+    stored = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in graph.graph.initializer}
+    assert all(stored[prompt].shape == (1, 1, 8, 32) for prompt in sidecar["prompts"])  # shared by the heads
+    half = chosen.precision == "float16" and chosen.strongly_typed
+    assert all(stored[prompt].dtype == (np.float16 if half else np.float32) for prompt in sidecar["prompts"])
+    if chosen.gate != "none":
+        gate = sidecar["gate"]
+        assert (gate["fused_attention"], gate["prompt_constants"], gate["deterministic"]) == (2, 4, True)
+    else:
+        assert sidecar["gate"] is None
 
 
-def test_unfolded_vpt_gives_the_folded_logits(tiny_vit, tiny_clips, tmp_path):
-    tuned = tiny_model(tiny_vit, "vpt-deep", tokens=4)
-    folded = FoldedModel(tiny_vit, tuned.head, tuned.method.fold(tiny_vit))
-    tokens = VptDeepTokens(tiny_vit, tuned.method, tuned.head).requires_grad_(False)
-    outputs = []
-    for name, model in {"folded": folded, "tokens": tokens}.items():
-        export_model(model, tmp_path / name, target(), clips=tiny_clips, clip=TINY_CLIP, labels=LABELS, facts={})
-        session = onnxruntime.InferenceSession(tmp_path / name / "model.onnx")
-        outputs.append(session.run(None, {"clip": tiny_clips[:1]})[0])
-    assert np.abs(outputs[0] - outputs[1]).max() < 1e-4
-
-
-def test_half_precision_leaves_the_norms_weights_as_they_are(tiny_vit):
-    model = FoldedModel(tiny_vit, tiny_model(tiny_vit, "linear").head, {})
-    typed, own = TypedModel(model, half=True).vit.block(0).norm1.weight, tiny_vit.block(0).norm1.weight
-    assert torch.equal(typed, own)
-    assert not torch.equal(typed, own.half().float())
-
-
-def test_parity_gate_fails_and_leaves_nothing(tiny_vit, tiny_clips, tmp_path):
-    with pytest.raises(GateError, match="parity failed"):
-        export(tiny_vit, tiny_clips, tmp_path / "m", chosen=target("float16", max_abs=1e-9), tokens=8)
+def test_an_operator_that_the_target_lacks_is_an_instruction(tiny_vit, tiny_frames, tmp_path):
+    short = target().model_copy(update={"ops": ["MatMul"]})
+    with pytest.raises(ConfigError, match=r"onnxruntime-cpu has no operator Add"):
+        export(tiny_vit, tiny_frames, tmp_path / "m", chosen=short, tokens=8)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_overflow_in_half_precision_is_caught(tiny_vit, tiny_clips, tmp_path):
-    pack = tiny_pack(tiny_vit, tokens=8)
-    pack.kv[0].value[:] *= 1e6
-    model = folded_model(pack, tiny_vit)
-    with np.errstate(over="ignore", invalid="ignore"), pytest.raises(GateError, match="parity failed"):
-        export_model(
-            model,
-            tmp_path / "m",
-            target("float16", 5e-2),
-            clips=tiny_clips,
-            clip=TINY_CLIP,
-            labels=LABELS,
-            facts={},
+def test_float32_input_is_the_normalised_clip(tiny_vit, tiny_frames, tmp_path):
+    _, sidecar = export(
+        tiny_vit, tiny_frames, tmp_path / "m", chosen=target("onnxruntime-cpu", "input=float32"), tokens=8
+    )
+    assert sidecar["inputs"]["clip"] == {"dtype": "float32", "shape": [1, 3, 4, 32, 32], "profile": None}
+    model = ModelDir.load(tmp_path / "m")
+    session = OrtSession(model.onnx)
+    golden = np.load(tmp_path / "m" / "golden.npz")
+    found = session.run(model.feeds(session.inputs, golden["frames"][0]))["logits"]
+    assert np.abs(found - golden["logits"][:1]).max() < 1e-4
+
+
+def test_float16_is_written_into_the_graph(tiny_vit, tiny_frames, tmp_path):
+    _, sidecar = export(tiny_vit, tiny_frames, tmp_path / "m", chosen=target("tensorrt-rtx"), tokens=8)
+    inferred = onnx.shape_inference.infer_shapes(onnx.load(tmp_path / "m" / "model.onnx")).graph
+    types = {v.name: v.type.tensor_type.elem_type for v in [*inferred.value_info, *inferred.output]}
+    half, full = onnx.TensorProto.FLOAT16, onnx.TensorProto.FLOAT
+    assert types["logits"] == full
+    for node in inferred.node:
+        if node.op_type in ("Softmax", "Gelu", "Conv"):
+            assert types[node.output[0]] == half
+        if node.op_type == "LayerNormalization":
+            assert types[node.output[0]] == full
+    assert sidecar["parity"]["max_abs"] > 1e-6  # half precision that costs nothing would not be half precision
+
+
+@pytest.mark.parametrize("method", ["apt", "vpt-deep"])
+def test_folded_and_bound_agree_to_the_last_bit(tiny_vit, tiny_frames, tmp_path, method):
+    export(tiny_vit, tiny_frames, tmp_path / "folded", method, tokens=4)
+    chosen = target("onnxruntime-cpu", "prompts.mode=bound")
+    model, sidecar = export(tiny_vit, tiny_frames, tmp_path / "bound", method, chosen, tokens=4)
+    prompts = load_file(tmp_path / "bound" / "prompts.safetensors")
+    assert list(prompts) == sorted(sidecar["prompts"])
+    assert np.array_equal(prompts["blocks.1.attn.prompt_value"], model.extra[1].value.numpy())
+    for frames in tiny_frames:
+        assert np.array_equal(
+            logits(tmp_path / "folded", {"clip": frames[None]}),
+            logits(tmp_path / "bound", {"clip": frames[None], **prompts}),
         )
 
 
-def test_float16_refuses_unfolded_models(tiny_vit, tiny_clips, tmp_path):
+def test_bound_float16_prompts_are_inputs_that_compile(tiny_vit, tiny_frames, tmp_path):
+    chosen = target("tensorrt-rtx", "prompts.mode=bound")
+    _, sidecar = export(tiny_vit, tiny_frames, tmp_path / "m", chosen=chosen, tokens=8)
+    assert sidecar["gate"]["fused_attention"] == 2
+    prompts = load_file(tmp_path / "m" / "prompts.safetensors")
+    assert {values.dtype for values in prompts.values()} == {np.dtype(np.float16)}
+    assert [sidecar["inputs"][name]["dtype"] for name in prompts] == ["float16"] * 4
+
+
+@pytest.mark.parametrize("page", ["onnxruntime-cpu", "openvino-cpu", "onnxruntime-cuda"])
+def test_every_row_of_a_batch_has_its_own_task(tiny_vit, tiny_frames, tmp_path, page):
+    chosen = target(
+        page,
+        "prompts.mode=bound",
+        "prompts.per_row=true",
+        "batch.opt=2",
+        "batch.max=4",
+        "precision=float32",
+        "gate=none",
+    )
+    _, sidecar = export(tiny_vit, tiny_frames, tmp_path / "m", chosen=chosen, tokens=8)
+    assert sidecar["inputs"]["blocks.0.attn.prompt_key"]["profile"] == [[1, 1, 8, 32], [2, 1, 8, 32], [4, 1, 8, 32]]
+    mine = load_file(tmp_path / "m" / "prompts.safetensors")
+    other = {name: values[:, :, ::-1] * 2 for name, values in mine.items()}
+    both = {name: np.concatenate([mine[name], other[name]]) for name in mine}
+    rows = logits(tmp_path / "m", {"clip": tiny_frames[:2], **both})
+    for row, prompts in enumerate((mine, other)):
+        alone = logits(tmp_path / "m", {"clip": tiny_frames[row : row + 1], **prompts})
+        assert np.abs(rows[row] - alone[0]).max() < 1e-5
+    assert np.abs(rows[1] - logits(tmp_path / "m", {"clip": tiny_frames[1:2], **mine})[0]).max() > 1e-3
+
+
+def test_bound_prompts_may_have_a_free_count(tiny_vit, tiny_frames, tmp_path):
+    chosen = target("tensorrt-rtx", "prompts.mode=bound", "prompts.max_count=16")
+    model, sidecar = export(tiny_vit, tiny_frames, tmp_path / "m", chosen=chosen, tokens=8)
+    assert sidecar["inputs"]["blocks.0.attn.prompt_key"]["profile"] == [[1, 1, n, 32] for n in (1, 8, 16)]
+    assert sidecar["gate"]["fused_attention"] == 2
+    chosen = target("onnxruntime-cpu", "prompts.mode=bound", "prompts.max_count=16")
+    export(tiny_vit, tiny_frames, tmp_path / "float32", chosen=chosen, tokens=8)
+    few = {block: ExtraKV(kv.key[:, :, :3], kv.value[:, :, :3]) for block, kv in model.extra.items()}
+    prompts = {
+        name: values[:, :, :3] for name, values in load_file(tmp_path / "float32" / "prompts.safetensors").items()
+    }
+    found = logits(tmp_path / "float32", {"clip": tiny_frames[:1], **prompts})
+    assert np.abs(found - torch_logits(FoldedModel(tiny_vit, model.head, few), tiny_frames[:1], TINY_CLIP)).max() < 1e-4
+
+
+@pytest.mark.parametrize("page", ["onnxruntime-cpu", "openvino-cpu", "tensorrt-rtx", "onnxruntime-cuda"])
+def test_a_free_batch_gives_what_single_clips_give(tiny_vit, tiny_frames, tmp_path, page):
+    _, sidecar = export(
+        tiny_vit, tiny_frames, tmp_path / "m", chosen=target(page, "batch.opt=2", "batch.max=4"), tokens=8
+    )
+    assert sidecar["inputs"]["clip"]["profile"] == [[n, 4, 32, 32, 3] for n in (1, 2, 4)]
+    together = logits(tmp_path / "m", {"clip": tiny_frames[:3]})
+    alone = np.concatenate([logits(tmp_path / "m", {"clip": tiny_frames[i : i + 1]}) for i in range(3)])
+    assert np.abs(together - alone).max() < (1e-5 if sidecar["precision"] == "float32" else 2e-2)
+
+
+def test_the_graph_really_uses_the_prompts(tiny_vit, tiny_frames, tmp_path):
+    export(tiny_vit, tiny_frames, tmp_path / "m", tokens=8)
+    before = logits(tmp_path / "m", {"clip": tiny_frames[:1]})
+    graph = onnx.load(tmp_path / "m" / "model.onnx")
+    tensor = next(t for t in graph.graph.initializer if t.name == "blocks.0.attn.prompt_value")
+    tensor.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(tensor) + 1, tensor.name))
+    onnx.save(graph, tmp_path / "m" / "model.onnx")
+    assert np.abs(before - logits(tmp_path / "m", {"clip": tiny_frames[:1]})).max() > 1e-2
+
+
+@pytest.mark.parametrize("page", TARGETS)
+def test_unfolded_vpt_gives_the_folded_logits(tiny_vit, tiny_frames, tmp_path, page):
     tuned = tiny_model(tiny_vit, "vpt-deep", tokens=4)
-    model = VptDeepTokens(tiny_vit, tuned.method, tuned.head)
-    with pytest.raises(ConfigError, match="only folded"):
-        export_model(
-            model, tmp_path / "m", target("float16"), clips=tiny_clips, clip=TINY_CLIP, labels=LABELS, facts={}
+    folded = FoldedModel(tiny_vit, tuned.head, tuned.method.fold(tiny_vit))
+    tokens = VptDeepTokens(tiny_vit, tuned.method, tuned.head).requires_grad_(False)
+    found = []
+    for name, model in {"folded": folded, "tokens": tokens}.items():
+        sidecar = tiny_export(model, tiny_frames).to(target(page), tmp_path / name)
+        found.append(logits(tmp_path / name, {"clip": tiny_frames[:1]}))
+    assert sidecar["prompts"] == []
+    assert np.abs(found[0] - found[1]).max() < (
+        1e-4 if found[0].dtype == np.float32 and sidecar["precision"] == "float32" else 5e-2
+    )
+
+
+def test_parity_gate_fails_and_leaves_nothing(tiny_vit, tiny_frames, tmp_path):
+    with pytest.raises(GateError, match="parity failed"):
+        export(
+            tiny_vit, tiny_frames, tmp_path / "m", chosen=target("onnxruntime-cpu", "tolerance.max_abs=1e-12"), tokens=8
         )
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_model_dir_notices_changed_files(tiny_vit, tiny_clips, tmp_path):
-    export(tiny_vit, tiny_clips, tmp_path / "m", tokens=8)
+def test_one_pack_one_trace_many_targets(tiny_vit, tiny_frames, tmp_path):
+    model = folded_model(tiny_pack(tiny_vit, tokens=8), tiny_vit)
+    together = tiny_export(model, tiny_frames)
+    for page in ("jetson-jp6-orin", "tensorrt-rtx", "jetson-jp6-orin"):
+        together.to(target(page), tmp_path / page)
+    tiny_export(model, tiny_frames).to(target("jetson-jp6-orin"), tmp_path / "alone")
+    assert (tmp_path / "jetson-jp6-orin" / "model.onnx").read_bytes() == (
+        tmp_path / "alone" / "model.onnx"
+    ).read_bytes()
+
+
+def test_model_dir_notices_changed_files(tiny_vit, tiny_frames, tmp_path):
+    export(tiny_vit, tiny_frames, tmp_path / "m", tokens=8)
     model = ModelDir.load(tmp_path / "m")
     assert model.labels == LABELS
     assert model.clip == TINY_CLIP
+    shutil.copytree(tmp_path / "m", tmp_path / "other")
+    (tmp_path / "other" / "model.json").write_text(
+        (tmp_path / "m" / "model.json").read_text().replace('"size": 32', '"size": 48')
+    )
+    inputs = OrtSession(model.onnx).inputs
     with pytest.raises(ModelError, match="input"):
-        model.check_input("clip", (1, 3, 8, 32, 32))
+        ModelDir.load(tmp_path / "other").feeds(inputs, tiny_frames[0])
     with (tmp_path / "m" / "model.onnx").open("ab") as file:
         file.write(b"x")
     with pytest.raises(ModelError, match="is not the file"):
         ModelDir.load(tmp_path / "m")
 
 
-def test_scaled_queries_are_exact(tiny_vit, tiny_clips):
-    from export.graph.trace import scaled_queries
+KILLED = """
+import sys
+from pathlib import Path
+import numpy as np, torch
+from apt_edge.backbone.checkpoints import freeze
+from apt_edge.backbone.folded import folded_model
+from apt_edge.backbone.vit import Vit
+from tests.conftest import TINY, tiny_pack
+from tests.export.exporting import target, tiny_export
+import export.model
 
-    vit = tiny_vit.double()
-    vit.positions = vit.positions.double()
-    clip = torch.from_numpy(tiny_clips).double()
-    assert (scaled_queries(vit)(clip) - vit(clip)).abs().max() < 1e-12
+vit = freeze(Vit(TINY))
+frames = np.zeros((2, 4, 32, 32, 3), np.uint8)
+exporting = tiny_export(folded_model(tiny_pack(vit, tokens=8), vit), frames)
+prove = export.model.prove_compiled
+def slowly(*args, **kwargs):
+    print("compiling", flush=True)
+    sys.stdin.read()  # killed here, with the graph written and nothing proved
+    return prove(*args, **kwargs)
+if sys.argv[2] == "slowly":
+    export.model.prove_compiled = slowly
+exporting.to(target("tensorrt-rtx"), Path(sys.argv[1]))
+"""
+
+
+def test_a_killed_export_leaves_nothing_that_a_second_run_would_use(tmp_path):
+    root = Path(__file__).parents[2]
+    command = [sys.executable, "-c", KILLED, str(tmp_path / "m")]
+    process = subprocess.Popen(
+        [*command, "slowly"], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline() == b"compiling\n"
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "m").exists()
+    assert subprocess.run([*command, "now"], cwd=root, capture_output=True, check=False).returncode == 0
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
+    assert ModelDir.load(tmp_path / "m").facts["gate"]["deterministic"] is True
+    assert time.time() - (tmp_path / "m" / "model.onnx").stat().st_mtime < 60
