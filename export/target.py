@@ -80,8 +80,8 @@ class Target(Strict):
         runtime: what runs the exported model.
         version: of TensorRT, whose trtexec the scripts are written for; empty for other runtimes.
         opset: ONNX opset of the graph.
-        attention: `decomposed` into MatMul, Softmax, MatMul; the operator `attention` of opset 23; or ONNX Runtime's own
-            `multi-head` operator, which on a CPU is its only fused one.
+        attention: `decomposed` into MatMul, Softmax, MatMul; the operator `attention` of opset 23; or ONNX Runtime's
+            own `multi-head` operator, which on a CPU is its only fused one.
         precision: type of weights, prompts and activations; norms and logits are always float32.
         repairs: what may be done, in this order, when that precision would overflow or leave the tolerance: `islands`
             of float32, float32 `accumulation` in the attention, the wider range of `bfloat16`.

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import onnx_ir as ir
@@ -23,6 +23,7 @@ class Form:
         opset: ONNX opset.
         accumulation: attention gets float32 queries, keys and values, and so accumulates in float32.
         islands: names of further nodes that stay in float32.
+        written: whether the types stand in the graph; TensorRT 8 takes a float32 graph and is told by trtexec's flags.
     """
 
     precision: str
@@ -30,23 +31,26 @@ class Form:
     opset: int
     accumulation: bool = False
     islands: frozenset[str] = frozenset()
+    written: bool = True
 
     def keep(self, graph: ir.Graph) -> set[ir.Node]:
         """The nodes that stay in float32."""
         chosen = {node for node in graph if node.name in self.islands}
         if self.accumulation:
             chosen |= {node for node in graph if node.op_type == "Attention"}
+        if not self.written:
+            chosen |= {node for node in graph if node.op_type == "Softmax"}
         return chosen | precision.always_float32(graph, self.precision)
 
 
 def plain_form(target: Target) -> Form:
-    """What a target asks for; TensorRT 8 takes float32 graphs, because types do not bind there."""
-    return Form(target.precision if target.strongly_typed else "float32", target.attention, target.opset)
+    """What a target asks for."""
+    return Form(target.precision, target.attention, target.opset, written=target.strongly_typed)
 
 
 def accumulating(form: Form) -> Form:
     """`form` with float32 accumulation, which is the operator Attention's to give."""
-    return Form(form.precision, "attention", ATTENTION_OPSET, True, form.islands)
+    return replace(form, attention="attention", opset=ATTENTION_OPSET, accumulation=True)
 
 
 def untyped(
@@ -75,14 +79,14 @@ def untyped(
 
 def typed(model: ir.Model, form: Form) -> ir.Model:
     """Write the types of `form` into an untyped graph, in place."""
-    if form.precision != "float32":
+    if form.precision != "float32" and form.written:
         precision.write(model, form.precision, form.keep(model.graph))
         tidy(model)
     return model
 
 
 def emulated(model: ir.Model, form: Form) -> ir.Model:
-    """An untyped graph made to round where `typed` would store, in place: for a type that ONNX Runtime lacks."""
+    """An untyped graph made to round, in place, wherever the types of `form` say: what parity is measured with."""
     precision.rounded(model, form.precision, form.keep(model.graph))
     tidy(model)
     return model

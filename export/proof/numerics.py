@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,9 @@ from export.target import Target
 FLOAT16_MAX = 65504.0
 # Other clips may show larger numbers than the calibration clips did.
 HEADROOM = 4.0
+# Value prompts this many times as large as anything that the video projects drown it: a fused kernel adds both up in
+# float16, which leaves the video's values 11 - 6 bits.
+DROWNING = 64.0
 RESIDUAL = re.compile(r"(vit|blocks\.\d+)/Add(_\d+)?")
 ATTENTION = re.compile(r"blocks\.\d+\.attn/")
 NAMES = {
@@ -42,9 +46,15 @@ class Numerics:
         self.scores = [item for item in self.located if _softmax(item)]
         self.projected = [item for item in self.located if ATTENTION.match(item.node) and not _softmax(item)]
         self.beyond = {name: largest for name, largest in self.prompts.items() if not largest <= FLOAT16_MAX}
+        self.drowning = self._drowning()
 
-    def refusal(self, name: str) -> str:
-        """Why a form would overflow, with the place; empty when it fits. `name` is a precision or a repair."""
+    def refusal(self, name: str, repairs: Sequence[str]) -> str:
+        """Why a form would overflow or drown the video's values, with the place; empty when it fits.
+
+        Args:
+            name: a precision or a repair.
+            repairs: what the target allows; drowned values are no hindrance where nothing can be done about them.
+        """
         if name in ("float32", "bfloat16"):
             return ""
         if self.beyond:
@@ -52,9 +62,18 @@ class Numerics:
             return f"the prompt {prompt} reaches {largest:.4g}, float16 ends at {FLOAT16_MAX:.0f}"
         hindrances = {"float16": self.located, "islands": [*self.scores, *self.projected]}.get(name, self.projected)
         if not hindrances:
-            return ""
+            drowned = name != "accumulation" and "accumulation" in repairs
+            return next(iter(self.drowning.values()), "") if drowned else ""
         worst = max(hindrances, key=lambda item: item.max_abs)
         return f"{worst.node} reaches {worst.max_abs:.4g} on the calibration clips, float16 ends at {FLOAT16_MAX:.0f}"
+
+    def comment(self) -> str:
+        """Why the first form was taken."""
+        if not self.ranges:
+            return "nothing below float32 was asked for"
+        largest = _largest(self.ranges)
+        text = f"the largest number on the calibration clips is {largest['max_abs']:.4g} in {largest['at']}"
+        return "; not repairable on this target: ".join([text, *self.drowning.values()])
 
     def form(self, name: str, target: Target) -> Form:
         """The graph that a precision or a repair stands for.
@@ -63,15 +82,28 @@ class Numerics:
         """
         plain = plain_form(target)
         if name == "bfloat16":
-            return Form(name, plain.attention, plain.opset)
+            return replace(plain, precision=name)
         if name not in ("islands", "accumulation"):
             return plain
         places = {item.node for item in self.ranges if RESIDUAL.fullmatch(item.node)}
         for item in self.located:
             if not ATTENTION.match(item.node):
                 places |= {item.node, *item.readers}
-        form = Form(plain.precision, plain.attention, plain.opset, islands=frozenset(places))
+        form = replace(plain, islands=frozenset(places))
         return accumulating(form) if name == "accumulation" else form
+
+    def _drowning(self) -> dict[str, str]:
+        """Value prompts that are too large beside what the video projects, with the reason."""
+        found = {}
+        for name, largest in self.prompts.items():
+            place = f"{name.rpartition('.')[0]}/Add"  # queries, keys and values of the video, side by side
+            video = max((item.max_abs for item in self.ranges if item.node == place), default=float("inf"))
+            if name.endswith("_value") and largest > DROWNING * video:
+                found[name] = (
+                    f"{name} reaches {largest:.4g}, the video's own projections {video:.4g}: "
+                    "a fused attention adds both up in float16"
+                )
+        return found
 
     def report(self) -> dict[str, Any]:
         """For the sidecar: the largest numbers, by kind of place and overall.
@@ -94,6 +126,7 @@ class Numerics:
             "largest": largest,
             "located": [{"at": item.node, "max_abs": item.max_abs} for item in self.located],
             "prompts_beyond_float16": self.beyond,
+            "drowning": self.drowning,
             "norm_input_squares_overflow": bool(squares > FLOAT16_MAX),
         }
 
