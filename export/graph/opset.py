@@ -66,11 +66,11 @@ def _gelu(node: ir.Node) -> Value:
     """x (1 + erf(x / sqrt 2)) / 2."""
     graph, x = node.graph, node.inputs[0]
     assert graph is not None
-    scaled = insert(node, "Mul", [x, _number(graph, math.sqrt(0.5))], f"{node.name}/scaled")
+    scaled = insert(node, "Mul", [x, _number(graph, x, math.sqrt(0.5))], f"{node.name}/scaled")
     erf = insert(node, "Erf", [scaled], f"{node.name}/erf")
-    one_more = insert(node, "Add", [erf, _number(graph, 1.0)], f"{node.name}/one_more")
+    one_more = insert(node, "Add", [erf, _number(graph, x, 1.0)], f"{node.name}/one_more")
     product = insert(node, "Mul", [x, one_more], f"{node.name}/product")
-    return insert(node, "Mul", [product, _number(graph, 0.5)], f"{node.name}/half")
+    return insert(node, "Mul", [product, _number(graph, x, 0.5)], f"{node.name}/half")
 
 
 def _layer_norm(node: ir.Node) -> Value:
@@ -83,7 +83,7 @@ def _layer_norm(node: ir.Node) -> Value:
     centred = insert(node, "Sub", [x, mean], f"{node.name}/centred")
     squares = insert(node, "Mul", [centred, centred], f"{node.name}/squares")
     variance = insert(node, "ReduceMean", [squares], f"{node.name}/variance", axes=axis.value, keepdims=1)
-    safe = insert(node, "Add", [variance, _number(graph, epsilon)], f"{node.name}/safe")
+    safe = insert(node, "Add", [variance, _number(graph, x, epsilon)], f"{node.name}/safe")
     deviation = insert(node, "Sqrt", [safe], f"{node.name}/deviation")
     result = insert(node, "Div", [centred, deviation], f"{node.name}/normal")
     for op_type, factor in zip(("Mul", "Add"), node.inputs[1:], strict=False):
@@ -92,5 +92,9 @@ def _layer_norm(node: ir.Node) -> Value:
     return result
 
 
-def _number(graph: ir.Graph, number: float) -> Value:
-    return constant(graph, f"float32[{number:.9g}]", np.array(number, dtype=np.float32))
+def _number(graph: ir.Graph, like: Value | None, number: float) -> Value:
+    """A scalar of the type of `like`."""
+    assert like is not None
+    assert like.dtype is not None
+    dtype = like.dtype.numpy()
+    return constant(graph, f"{dtype.name}[{number:.9g}]", np.array(number, dtype=dtype))

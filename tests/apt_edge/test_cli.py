@@ -15,9 +15,9 @@ import pytest
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.ort import OrtSession
 from apt_edge.runtime.predictor import Predictor
-from apt_edge.video.load import load_clip
+from apt_edge.video.load import load_frames
 from tests.conftest import TINY_CLIP, tiny_pack
-from tests.export.test_export import export, target
+from tests.export.exporting import export, target
 
 
 @pytest.fixture
@@ -38,13 +38,13 @@ def apt_edge(*arguments):
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
-def test_predict_prints_labels_and_stages(tiny_vit, tiny_clips, tmp_path, video):
-    export(tiny_vit, tiny_clips, tmp_path / "m", tokens=8)
+def test_predict_prints_labels_and_stages(tiny_vit, tiny_frames, tmp_path, video):
+    export(tiny_vit, tiny_frames, tmp_path / "m", tokens=8)
     done = apt_edge("predict", tmp_path / "m", video, "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
     logits = onnxruntime.InferenceSession(tmp_path / "m" / "model.onnx").run(
-        None, {"clip": load_clip(video, TINY_CLIP)[None]}
+        None, {"clip": load_frames(video, TINY_CLIP)[None]}
     )[0][0]
     assert found["labels"][0] == f"class {logits.argmax()}"
     assert found["probabilities"][0] == pytest.approx((np.exp(logits) / np.exp(logits).sum()).max(), abs=1e-5)
@@ -59,8 +59,8 @@ def test_predict_prints_labels_and_stages(tiny_vit, tiny_clips, tmp_path, video)
     ("content", "message"),
     [(None, "does not exist"), (b"", "empty"), (b"just text, no video\n" * 9, "video"), ("cut", "")],
 )
-def test_bad_videos_end_in_an_instruction(tiny_vit, tiny_clips, tmp_path, video, content, message):
-    export(tiny_vit, tiny_clips, tmp_path / "m", tokens=8)
+def test_bad_videos_end_in_an_instruction(tiny_vit, tiny_frames, tmp_path, video, content, message):
+    export(tiny_vit, tiny_frames, tmp_path / "m", tokens=8)
     bad = tmp_path / "bad.mp4"
     if content is not None:
         bad.write_bytes(video.read_bytes()[:-200] if content == "cut" else content)
@@ -72,21 +72,21 @@ def test_bad_videos_end_in_an_instruction(tiny_vit, tiny_clips, tmp_path, video,
     assert done.stdout == ""
 
 
-def test_a_graph_with_another_input_is_refused(tiny_vit, tiny_clips, tmp_path, video):
-    export(tiny_vit, tiny_clips, tmp_path / "m", tokens=8)
+def test_a_graph_with_another_input_is_refused(tiny_vit, tiny_frames, tmp_path, video):
+    export(tiny_vit, tiny_frames, tmp_path / "m", tokens=8)
     facts = json.loads((tmp_path / "m" / "model.json").read_text())
     facts["clip"]["frames"] = 8
     (tmp_path / "m" / "model.json").write_text(json.dumps(facts))
     done = apt_edge("predict", tmp_path / "m", video)
     assert done.returncode == 1
-    assert "is not the clip that model.json describes" in done.stderr
+    assert "is not what model.json describes" in done.stderr
     model = ModelDir.load(tmp_path / "m")
     with pytest.raises(Exception, match="expected clip"):
         Predictor(model, OrtSession(model.onnx))
 
 
-def test_a_damaged_graph_is_refused(tiny_vit, tiny_clips, tmp_path, video):
-    export(tiny_vit, tiny_clips, tmp_path / "m", tokens=8)
+def test_a_damaged_graph_is_refused(tiny_vit, tiny_frames, tmp_path, video):
+    export(tiny_vit, tiny_frames, tmp_path / "m", tokens=8)
     model = onnx.load(tmp_path / "m" / "model.onnx")
     model.graph.initializer[0].raw_data = b""
     onnx.save(model, tmp_path / "m" / "model.onnx")
@@ -95,8 +95,8 @@ def test_a_damaged_graph_is_refused(tiny_vit, tiny_clips, tmp_path, video):
     assert "is not the file that model.json describes" in done.stderr
 
 
-def test_inspect_knows_every_kind_of_file(tiny_vit, tiny_clips, tmp_path):
-    export(tiny_vit, tiny_clips, tmp_path / "m", chosen=target("float16", 5e-2, "tensorrt-rtx"), tokens=8)
+def test_inspect_knows_every_kind_of_file(tiny_vit, tiny_frames, tmp_path):
+    export(tiny_vit, tiny_frames, tmp_path / "m", chosen=target("tensorrt-rtx"), tokens=8)
     (tmp_path / "m" / "model.engine").write_bytes(b"some plan")
     tiny_pack(tiny_vit, tokens=8).save(tmp_path / "pack.safetensors")
     pack = json.loads(apt_edge("inspect", tmp_path / "pack.safetensors", "--json").stdout)
