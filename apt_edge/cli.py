@@ -71,11 +71,11 @@ def _bundle_parser(steps: Any) -> None:
 
 def _predict(args: argparse.Namespace) -> None:
     from apt_edge.runtime.model_dir import ModelDir
-    from apt_edge.runtime.ort import OrtSession
     from apt_edge.runtime.predictor import Predictor
+    from apt_edge.runtime.sessions import open_session
 
     model = ModelDir.load(args.model)
-    predictor = Predictor(model, OrtSession(model.onnx, args.threads))
+    predictor = Predictor(model, open_session(model, args.threads))
     for video in args.videos:
         prediction = predictor.predict(video, args.top)
         if args.json:

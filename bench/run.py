@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Callable
-from functools import partial
 from itertools import cycle
 from pathlib import Path
 
@@ -20,24 +19,18 @@ from apt_edge.config import load_toml
 from apt_edge.errors import ConfigError, GateError, run_tool
 from apt_edge.files import write_json
 from apt_edge.runtime.model_dir import ModelDir
-from apt_edge.runtime.openvino import OpenVinoSession
-from apt_edge.runtime.ort import OrtSession
 from apt_edge.runtime.session import Session
+from apt_edge.runtime.sessions import SESSIONS
 from apt_edge.runtime.timing import measure_interleaved, paired_ratio, summarise, verdict
 from apt_edge.tables import Row, markdown_table
 from bench.build import build, build_unfolded, random_clips
 from bench.environment import environment
 from bench.graph import graph_macs
 from bench.rows import BENCH_COLUMNS, ROWS, interval
-from bench.suite import Contender, SessionName, Suite
+from bench.suite import Contender, Suite
 from export.to_onnx import clips_of
 
 RUNS = Path("runs/bench")
-SESSIONS: dict[SessionName, Callable[[Path, int], Session]] = {
-    "onnxruntime-cpu": OrtSession,
-    "openvino-float32": OpenVinoSession,
-    "openvino-bfloat16": partial(OpenVinoSession, precision="bfloat16"),
-}
 
 
 def run_suite(suite: Suite, out: Path, cache: Path = RUNS / "models") -> list[Row]:

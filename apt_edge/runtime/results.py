@@ -38,7 +38,8 @@ from apt_edge.files import write_json
 from apt_edge.runtime.bundle import load_bundle
 from apt_edge.runtime.machine import machine
 from apt_edge.runtime.model_dir import ModelDir
-from apt_edge.runtime.selftest import REPORT, golden, open_session, session_name, subject
+from apt_edge.runtime.selftest import REPORT, golden, subject
+from apt_edge.runtime.sessions import open_session, session_name
 from apt_edge.runtime.timing import measure_interleaved
 from apt_edge.runtime.trtexec import check_layers, parse_log, read_layers, read_times, summarise_times
 

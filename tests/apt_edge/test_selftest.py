@@ -8,11 +8,13 @@ import numpy as np
 import pytest
 
 from apt_edge.errors import AptEdgeError, GateError, ModelError
+from apt_edge.runtime.agreement import agreement, failures
 from apt_edge.runtime.bundle import load_bundle, write_sums
 from apt_edge.runtime.machine import machine
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.results import collect, complain
-from apt_edge.runtime.selftest import agreement, failures, golden, judge, open_session, session_selftest, write_inputs
+from apt_edge.runtime.selftest import golden, judge, session_selftest, write_inputs
+from apt_edge.runtime.sessions import open_session
 from tests.export.bundle.models import PROMPT, make_model
 
 TOLERANCE = {"max_abs": 1e-2, "top1_agreement": 1.0, "kl": 1e-3}
@@ -71,7 +73,7 @@ def test_trtexec_gets_every_input_raw(tmp_path):
 
 
 def test_an_engine_has_no_session_here(tmp_path):
-    with pytest.raises(AptEdgeError, match="runs as an engine"):
+    with pytest.raises(AptEdgeError, match="runs engines"):
         open_session(ModelDir.load(make_model(tmp_path / "m", "jetson-jp72")))
 
 

@@ -65,7 +65,6 @@ def test_normalise_is_the_formula_and_has_the_shape_of_the_spec():
     assert result.dtype == np.float32
     assert result.flags.c_contiguous
     np.testing.assert_allclose(result, expected, atol=2e-6)
-    np.testing.assert_array_equal(to_input(frames, spec), result)
     assert normalise(short_side_crop(np.zeros((3, 40, 30, 3), dtype=np.uint8), spec), spec).shape == spec.shape
 
 

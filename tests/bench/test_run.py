@@ -6,7 +6,7 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import pytest
@@ -18,11 +18,12 @@ from apt_edge.errors import ConfigError, GateError
 from apt_edge.files import sha256
 from apt_edge.methods import METHODS
 from apt_edge.runtime.model_dir import ModelDir
+from apt_edge.runtime.sessions import SESSIONS
 from apt_edge.runtime.timing import paired_ratio
 from bench.build import build, random_clips, random_model
 from bench.report import render
-from bench.run import SESSIONS, check_gmacs, run_suite
-from bench.suite import Contender, RandomModel, StepSuite, Suite
+from bench.run import check_gmacs, run_suite
+from bench.suite import Contender, RandomModel, SessionName, StepSuite, Suite
 from tests.bench.conftest import TOKENS
 from tests.conftest import TINY, TINY_CLIP
 
@@ -121,11 +122,11 @@ def test_plain_and_own_exports_in_every_session(tmp_path: Path, monkeypatch: pyt
     own = {"size": "tiny", "method": "apt", "settings": {"tokens": TOKENS}, "classes": 7}
     contenders = [
         Contender(name="plain", random=RandomModel(**own, export="plain")),
-        *(Contender(name=session, session=session, random=RandomModel(**own)) for session in SESSIONS),
+        *(Contender(name=session, session=session, random=RandomModel(**own)) for session in get_args(SessionName)),
     ]
     values = {"name": "tiny", "baseline": "plain", "rounds": 10, "warmup": 1, "threads": 1, "clip_count": 2}
     rows = run_suite(Suite(**values, contenders=contenders), tmp_path / "out", tmp_path)
-    assert [row["session"] for row in rows] == ["onnxruntime-cpu", *SESSIONS]
+    assert [row["session"] for row in rows] == ["onnxruntime-cpu", *get_args(SessionName)]
     hashes = [row["onnx_sha256"] for row in rows]
     assert len(set(hashes)) == 3  # plain, ONNX Runtime's own, OpenVINO's own
     assert hashes[2] == hashes[3]
