@@ -27,6 +27,14 @@ class Tolerance(Strict):
     kl: float = Field(gt=0)
 
 
+class Int8Tolerance(Tolerance):
+    """Bounds with int8: three to five times what trained models showed on 400 clips that they had not seen."""
+
+    max_abs: float = Field(default=0.1, gt=0)
+    top1_agreement: float = Field(default=0.9, ge=0, le=1)
+    kl: float = Field(default=0.02, gt=0)
+
+
 class Batch(Strict):
     """Clips in one run: 1 and static, or any number within a profile.
 
@@ -89,6 +97,8 @@ class Target(Strict):
         gate: the compiler that must fuse every attention before the export is put in place.
         ops: operators that the platform has; the graph may use no other.
         tolerance: parity bounds.
+        int8: whether the blocks' linear layers compute in int8; the rest keeps `precision`.
+        int8_tolerance: parity bounds with int8.
         batch: clips a run.
         prompts: constants or inputs.
     """
@@ -104,6 +114,8 @@ class Target(Strict):
     gate: Literal["tensorrt-rtx", "none"] = "none"
     ops: list[str] = Field(min_length=1)
     tolerance: Tolerance
+    int8: bool = False
+    int8_tolerance: Int8Tolerance = Int8Tolerance()
     batch: Batch = Batch()
     prompts: Prompts = Prompts()
 
@@ -117,12 +129,26 @@ class Target(Strict):
             raise ValueError("version is that of TensorRT, for the runtime tensorrt alone")
         if self.prompts.per_row and not self.batch.dynamic:
             raise ValueError("prompts.per_row needs a batch: set batch.opt and batch.max")
+        if self.int8 and not self.strongly_typed:
+            raise ValueError("int8 needs TensorRT 10 or later: TensorRT 8 takes no typed Q/DQ, leave int8 out there")
+        if self.int8 and self.runtime == "onnxruntime-cuda":
+            raise ValueError("ONNX Runtime has no int8 linear layers on CUDA: take a TensorRT target for int8")
         return self
 
     @property
     def compiler(self) -> str | None:
         """Package that builds the engine; None when the graph is run as it is."""
         return self.runtime if self.runtime.startswith("tensorrt") else None
+
+    @property
+    def operators(self) -> list[str]:
+        """`ops`, and Q/DQ with int8: every runtime that it is allowed for has them."""
+        return [*self.ops, "DequantizeLinear", "QuantizeLinear"] if self.int8 else self.ops
+
+    @property
+    def bounds(self) -> Tolerance:
+        """The tolerance that holds."""
+        return self.int8_tolerance if self.int8 else self.tolerance
 
     @property
     def strongly_typed(self) -> bool:

@@ -21,8 +21,9 @@ from apt_edge.clip import ClipSpec
 from apt_edge.errors import run_tool
 from apt_edge.files import sha256
 from apt_edge.pack import PromptPack
-from apt_edge.video.lists import read_list
+from apt_edge.video.lists import Item, read_list
 from apt_edge.video.load import load_frames
+from export.graph.quantise import describe
 from export.model import Export
 from export.target import Target, load_target
 
@@ -46,7 +47,8 @@ def export_pack(
         "form": pack.form,
     }
     frames = clips_of(clips_list, pack.clip, count)
-    export = Export(model, frames=frames, clip=pack.clip, labels=pack.labels, facts=facts)
+    classes = np.array([item.label for item in _chosen(clips_list, count)])
+    export = Export(model, frames=frames, clip=pack.clip, labels=pack.labels, facts=facts, classes=classes)
     for target in targets:
         print(f"exporting {pack_path} for {target.name}", file=sys.stderr)
         directory = out / target.name
@@ -55,9 +57,12 @@ def export_pack(
 
 def clips_of(path: Path, spec: ClipSpec, count: int) -> np.ndarray:
     """Up to `count` clips spread evenly over a list, as a model sees them: uint8 `[M, T, S, S, 3]`."""
+    return np.stack([load_frames(item.path, spec) for item in _chosen(path, count)])
+
+
+def _chosen(path: Path, count: int) -> list[Item]:
     items = read_list(path)
-    chosen = [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
-    return np.stack([load_frames(item.path, spec) for item in chosen])
+    return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
 
 
 def main() -> None:
@@ -73,13 +78,15 @@ def main() -> None:
         metavar="KEY=VALUE",
         help="change a target's setting, as prompts.mode=bound",
     )
+    parser.add_argument("--int8", action="store_true", help="linear layers in int8; short for --set int8=true")
     parser.add_argument("--backbone", help="weights, when they are not where the pack's backbone name says")
     parser.add_argument(
         "--out", type=Path, help="directory that gets one directory a target (default: export beside PACK)"
     )
     parser.add_argument("--json", action="store_true", help="print the sidecars as JSON lines")
     args = parser.parse_args()
-    targets = [load_target(path, args.set) for path in args.target]
+    changes = [*args.set, "int8=true"] if args.int8 else args.set
+    targets = [load_target(path, changes) for path in args.target]
     out = args.out or args.pack.parent / "export"
     for directory, sidecar in export_pack(args.pack, args.backbone, targets, args.clips, args.count, out):
         print(json.dumps(sidecar) if args.json else _summary(directory, sidecar))
@@ -93,6 +100,8 @@ def _summary(out: Path, sidecar: dict[str, Any]) -> str:
         f"  parity over {parity['clips']} clips: max |dlogit| {parity['max_abs']:.2e}, "
         f"divergence {parity['kl']:.1e} nats, first label equal on {parity['top1_agreement']:.1%}",
     ]
+    if sidecar["int8"]:
+        lines.append(f"  {describe(sidecar['int8'])}")
     if compiled:
         lines.append(
             f"  compiles with {compiled['compiler']}: {compiled['fused_attention']} of {compiled['attention']} "

@@ -12,6 +12,8 @@ from export.graph import attention, batch, opset, pooling, precision, prompts
 from export.graph.rules import tidy
 from export.target import ATTENTION_OPSET, Prompts, Target
 
+QDQ_OPSET = 19  # the first whose scales may be float16
+
 
 @dataclass(frozen=True)
 class Form:
@@ -45,7 +47,8 @@ class Form:
 
 def plain_form(target: Target) -> Form:
     """What a target asks for."""
-    return Form(target.precision, target.attention, target.opset, written=target.strongly_typed)
+    opset = max(target.opset, QDQ_OPSET) if target.int8 else target.opset
+    return Form(target.precision, target.attention, opset, written=target.strongly_typed)
 
 
 def accumulating(form: Form) -> Form:

@@ -61,6 +61,7 @@ def compare(
     clip: ClipSpec,
     prompts: Mapping[str, np.ndarray],
     rows: int = 1,
+    classes: np.ndarray | None = None,
 ) -> dict[str, Any]:
     """Run the graph in ONNX Runtime on the CPU and compare its logits.
 
@@ -71,14 +72,27 @@ def compare(
         clip: the input contract.
         prompts: values of the prompts that are inputs.
         rows: clips a run.
+        classes: the clips' class numbers `[M]`, where they are known.
 
     Returns:
-        The `agreement`, the reference and the session.
+        The `agreement`; `centred_cosine` of the logits without their mean over the clips, which plain cosines and
+        first labels flatter; `accuracy` before and after, when the classes are known; the reference and the session.
     """
     session = OrtSession(onnx_path)
     runs = [frames[start : start + rows] for start in range(0, len(frames), rows)]
     found = np.concatenate([session.run(feeds(session.inputs, run, clip, prompts))[OUTPUT] for run in runs])
-    return agreement(reference, found) | {"reference": "PyTorch float32, CPU", "session": "ONNX Runtime, CPU"}
+    report = agreement(reference, found) | {"centred_cosine": _centred_cosine(reference, found)}
+    if classes is not None:
+        before, after = (float((logits.argmax(1) == classes).mean()) for logits in (reference, found))
+        report["accuracy"] = {"before": before, "after": after, "clips": len(classes)}
+    return report | {"reference": "PyTorch float32, CPU", "session": "ONNX Runtime, CPU"}
+
+
+def _centred_cosine(reference: np.ndarray, found: np.ndarray) -> float | None:
+    """None where it is not defined: logits that are not finite, or the same for every clip."""
+    one, other = (logits - logits.mean(axis=0, dtype=np.float64) for logits in (reference, found))
+    norms = float(np.linalg.norm(one) * np.linalg.norm(other))
+    return float((one * other).sum()) / norms if 0 < norms < np.inf else None
 
 
 def gate(report: Mapping[str, Any], tolerance: Tolerance) -> None:
