@@ -65,7 +65,7 @@ def build(request: RandomModel, session: SessionName, cache: Path) -> Path:
     form = ["as-tokens"] if request.as_tokens else []
     kind = "plain" if request.export == "plain" else target
     name = "-".join([request.size, request.method, *settings, *form, f"{request.classes}-classes", kind])
-    out = cache / f"{name}-{_fingerprint()}"
+    out = cache / f"{name}-{fingerprint()}"
     try:
         return ModelDir.load(out).path
     except ModelError:  # absent or damaged
@@ -127,27 +127,34 @@ def build_unfolded(run: Path) -> Path:
     """
     pack_path, out = run / "pack.safetensors", run / "export" / "as-tokens"
     pack, digest = PromptPack.load(pack_path), sha256(pack_path)
-    if pack.method != "vpt-deep":
-        raise ConfigError(f"{run} is a run of {pack.method}", fix="only the prompts of vpt-deep can be tokens")
     with contextlib.suppress(ModelError):  # absent or damaged
         known = ModelDir.load(out).facts
-        if (known.get("pack_sha256"), known.get("sources")) == (digest, _fingerprint()):
+        if (known.get("pack_sha256"), known.get("sources")) == (digest, fingerprint()):
             return out
     print(f"building {out}", file=sys.stderr)
-    vit = load_backbone(pack.backbone.name)
-    method = VptDeep(vit.config, **pack.settings)
-    method.load_state_dict(load_file(run / "method.safetensors"))
-    module = VptDeepTokens(vit, method, folded_model(pack, vit, pack.backbone.name, pack_path).head).eval()
+    module = unfolded_model(run)
     facts = {
         "method": pack.method,
         "trainable_parameters": pack.trainable_parameters,
         "pack_sha256": digest,
-        "sources": _fingerprint(),
+        "sources": fingerprint(),
         "backbone": {"name": pack.backbone.name, "sha256": pack.backbone.sha256},
     }
     model = Export(module, frames=random_clips(pack.clip, 2), clip=pack.clip, labels=pack.labels, facts=facts)
     model.to(load_target(TARGETS / "onnxruntime-cpu.toml"), out)
     return out
+
+
+def unfolded_model(run: Path) -> nn.Module:
+    """A tuned VPT-deep as published, from its finished run; raises ConfigError when the run is of another method."""
+    path = run / "pack.safetensors"
+    pack = PromptPack.load(path)
+    if pack.method != "vpt-deep":
+        raise ConfigError(f"{run} is a run of {pack.method}", fix="only the prompts of vpt-deep can be tokens")
+    vit = load_backbone(pack.backbone.name)
+    method = VptDeep(vit.config, **pack.settings)
+    method.load_state_dict(load_file(run / "method.safetensors"))
+    return VptDeepTokens(vit, method, folded_model(pack, vit, pack.backbone.name, path).head).eval()
 
 
 def random_model(request: RandomModel) -> tuple[nn.Module, TunedModel]:
@@ -167,10 +174,11 @@ def random_model(request: RandomModel) -> tuple[nn.Module, TunedModel]:
     return FoldedModel(vit, tuned.head.folded(), deployed.kv).eval(), tuned
 
 
-def _fingerprint() -> str:
+def fingerprint(*more: Path) -> str:
+    """Hash of torch's version and of all sources that an exported graph depends on, and of `more` files."""
     digest = hashlib.sha256(f"torch {torch.__version__}".encode())
     library, exporter = Path(apt_edge.__file__).parent, Path(export.__file__).parent
-    sources = [Path(__file__), library / "clip.py", *sorted(TARGETS.glob("*.toml"))]
+    sources = [Path(__file__), library / "clip.py", *sorted(TARGETS.glob("*.toml")), *more]
     for folder in (library / "backbone", library / "methods", exporter):
         sources += sorted(folder.rglob("*.py"))
     for source in sources:

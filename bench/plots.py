@@ -98,6 +98,24 @@ def accuracy_curves(curves: Mapping[str, Sequence[tuple[int, float]]]) -> str:
         return _svg(figure)
 
 
+def grouped_bars(values: Mapping[str, Mapping[str, float]], what: str) -> str:
+    """One group of bars a key, one colour a key of the inner mappings; `what` is measured, with its unit."""
+    names = list(dict.fromkeys(name for group in values.values() for name in group))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(8, 1.2 + 0.9 * len(values)), layout="constrained")
+        axes = figure.subplots()
+        thickness = 0.8 / max(len(names), 1)
+        for index, name in enumerate(names):
+            places = [place + (index - (len(names) - 1) / 2) * thickness for place in range(len(values))]
+            lengths = [group.get(name, 0.0) for group in values.values()]
+            axes.barh(places, lengths, thickness, color=_colour(index), label=name)
+        axes.set_yticks(range(len(values)), list(values))
+        axes.invert_yaxis()
+        axes.set_xlabel(what)
+        _legend(axes)
+        return _svg(figure)
+
+
 def _colour(index: int) -> str:
     return COLOURS[index % len(COLOURS)]
 

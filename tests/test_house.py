@@ -133,6 +133,7 @@ TOOLS = [
     "export.to_bundle",
     "bench.flops",
     "bench.run",
+    "bench.matrix",
     "bench.steps",
     "bench.report",
     "bench.demo",
