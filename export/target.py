@@ -28,11 +28,11 @@ class Tolerance(Strict):
 
 
 class Int8Tolerance(Tolerance):
-    """Bounds with int8: three to five times what trained models showed on 400 clips that they had not seen."""
+    """Bounds with int8: twice the worst drift of nine trained methods on clips that neither trained nor calibrated."""
 
-    max_abs: float = Field(default=0.1, gt=0)
-    top1_agreement: float = Field(default=0.9, ge=0, le=1)
-    kl: float = Field(default=0.02, gt=0)
+    max_abs: float = Field(default=0.15, gt=0)
+    top1_agreement: float = Field(default=0.85, ge=0, le=1)
+    kl: float = Field(default=0.04, gt=0)
 
 
 class Batch(Strict):

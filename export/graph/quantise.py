@@ -29,7 +29,7 @@ from export.target import Tolerance
 Feeds = Sequence[Mapping[str, np.ndarray]]
 
 # Steps of the 8-bit grid in the root mean square of a layer's input. Below this, the grid is spent on a few outliers:
-# measured on trained models, such a layer alone moves logits more than all others together.
+# two such layers of a trained AdaptFormer took 80% accuracy to 30%, and leaving them out gave all of it back.
 STEPS = 6.0
 # The smallest range of a weight channel: its scale must not vanish in float16.
 RANGE = 2e-5

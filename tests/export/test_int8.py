@@ -87,7 +87,7 @@ def test_the_report_says_what_the_file_does(tiny_vit, tiny_frames, tmp_path, pag
     assert report["accuracy"] == {"before": 0.75, "after": (found.argmax(1) == classes).mean(), "clips": 4}
     sizes = {name: (tmp_path / name / "model.onnx").stat().st_size for name in ("int8", "plain")}
     assert report["weight_bytes"] == pytest.approx(sizes["int8"] / sizes["plain"], abs=0.1)
-    assert ModelDir.load(tmp_path / "int8").facts["target"]["tolerance"]["max_abs"] == 0.1
+    assert ModelDir.load(tmp_path / "int8").facts["target"]["tolerance"]["max_abs"] == 0.15
 
 
 @pytest.mark.parametrize("changes", [("batch.opt=2", "batch.max=4"), ("prompts.mode=bound",)])
