@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,17 +19,18 @@ from torch import nn
 from apt_edge.clip import ClipSpec
 from apt_edge.errors import GateError
 from apt_edge.files import atomic_directory, sha256, write_json
-from apt_edge.runtime.model_dir import GOLDEN, INPUT, ONNX, OUTPUT, PROMPTS, SIDECAR
+from apt_edge.runtime.model_dir import GOLDEN, INPUT, ONNX, PROMPTS, SIDECAR
 from apt_edge.video.preprocess import normalise
 from export.engine.gate import prove_compiled
 from export.graph.dialect import Form, emulated, typed, untyped
 from export.graph.opset import check_operators
 from export.graph.quantise import judged, quantise
 from export.graph.trace import PromptInputs, constants, trace
-from export.proof.numerics import NAMES, Numerics
+from export.proof.numerics import Numerics
 from export.proof.parity import check_prompts, compare, gate, torch_logits
 from export.proof.ranges import measure
 from export.rewrites import Pixels, rewritten
+from export.sidecar import describe_graph, describe_model, describe_numerics, ports, profiles
 from export.target import Prompts, Target
 
 GOLDEN_CLIPS = 2
@@ -124,36 +125,21 @@ class Export:
                 int8 = judged(int8, graph, parity, target.bounds)
             else:
                 gate(parity, target.bounds)
-            inputs = dict(_ports(graph, target, stored))
+            inputs = ports(graph, target, stored)
             compiled = (
-                prove_compiled(path, attention, list(stored) if folded else [], profiles=_profiles(inputs))
+                prove_compiled(path, attention, list(stored) if folded else [], profiles=profiles(inputs))
                 if target.gate != "none"
                 else None
             )
             np.savez(directory / GOLDEN, frames=self.frames[self.golden], logits=self.reference[self.golden])
             sidecar = {
-                "target": target.model_dump() | {"tolerance": target.bounds.model_dump()},
-                "precision": form.precision if form.written else "float32",
-                "opset": form.opset,
-                "ops": ops,
-                "clip": self.clip.to_dict(),
-                "labels": list(self.labels),
+                **describe_model(target, self.clip, self.labels),
+                **describe_graph(form, graph, attention, ops),
                 "inputs": inputs,
-                "outputs": {OUTPUT: {"dtype": "float32", "shape": [_free(target), len(self.labels)]}},
-                "attention": attention,
-                "attention_form": form.attention,
                 "prompts": list(prompts),
-                "prompt_mode": target.prompts.mode,
                 "onnx_sha256": sha256(path),
                 "parity": parity,
-                "numerics": {
-                    "requested": target.precision,
-                    "chosen": NAMES.get(name, name),
-                    "reason": "; ".join(f"{item['form']}: {item['refused']}" for item in tried) or numerics.comment(),
-                    "tried": tried,
-                    "float32_nodes": sorted(str(node.name) for node in form.keep(graph.graph)),
-                    **numerics.report(),
-                },
+                "numerics": describe_numerics(name, target, numerics, tried),
                 "int8": int8,
                 "gate": compiled,
                 **self.facts,
@@ -218,26 +204,3 @@ class Export:
             clips = self.frames[:CALIBRATION_CLIPS]
             self._numerics = Numerics(measure(graph, (self._feed(target, frames) for frames in clips)), prompts)
         return self._numerics
-
-
-def _free(target: Target) -> int | None:
-    return None if target.batch.dynamic else 1
-
-
-def _ports(graph: ir.Model, target: Target, prompts: Mapping[str, np.ndarray]) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Inputs for the sidecar: type, shape with null for a free axis, and the profile of an input that has one."""
-    batch, most = target.batch, target.prompts.max_count
-    for value in graph.graph.inputs:
-        assert value.shape is not None
-        assert value.dtype is not None
-        shape = [axis if isinstance(axis, int) else None for axis in value.shape]
-        profile = None
-        if None in shape:
-            count = prompts[str(value.name)].shape[2] if value.name in prompts else None
-            sizes = {0: (batch.min, batch.opt, batch.max), 2: (1, count, most)}
-            profile = [[sizes[i][k] if axis is None else axis for i, axis in enumerate(shape)] for k in range(3)]
-        yield str(value.name), {"dtype": value.dtype.numpy().name, "shape": shape, "profile": profile}
-
-
-def _profiles(inputs: Mapping[str, dict[str, Any]]) -> dict[str, list[list[int]]]:
-    return {name: port["profile"] for name, port in inputs.items() if port["profile"]}

@@ -11,6 +11,7 @@ from apt_edge.config import Strict, load_toml
 
 Repair = Literal["islands", "accumulation", "bfloat16"]
 ATTENTION_OPSET = 23
+QDQ_OPSET = 19  # the first whose scales may be float16
 
 
 class Tolerance(Strict):
@@ -88,6 +89,7 @@ class Target(Strict):
         runtime: what runs the exported model.
         version: of TensorRT, whose trtexec the scripts are written for; empty for other runtimes.
         opset: ONNX opset of the graph.
+        max_opset: the newest that the platform reads.
         attention: `decomposed` into MatMul, Softmax, MatMul; the operator `attention` of opset 23; or ONNX Runtime's
             own `multi-head` operator, which on a CPU is its only fused one.
         precision: type of weights, prompts and activations; norms and logits are always float32.
@@ -107,6 +109,7 @@ class Target(Strict):
     runtime: Literal["onnxruntime-cpu", "onnxruntime-cuda", "openvino", "tensorrt", "tensorrt-rtx"]
     version: str = ""
     opset: int = Field(ge=13, le=ATTENTION_OPSET)
+    max_opset: int
     attention: Literal["decomposed", "attention", "multi-head"]
     precision: Literal["float32", "float16", "bfloat16"]
     repairs: list[Repair] = Field(default=[])
@@ -133,6 +136,9 @@ class Target(Strict):
             raise ValueError("int8 needs TensorRT 10 or later: TensorRT 8 takes no typed Q/DQ, leave int8 out there")
         if self.int8 and self.runtime == "onnxruntime-cuda":
             raise ValueError("ONNX Runtime has no int8 linear layers on CUDA: take a TensorRT target for int8")
+        needed = {self.opset, QDQ_OPSET if self.int8 else 0, ATTENTION_OPSET if "accumulation" in self.repairs else 0}
+        if max(needed) > self.max_opset:
+            raise ValueError(f"this needs opset {max(needed)}, {self.name} reads {self.max_opset} at most")
         return self
 
     @property

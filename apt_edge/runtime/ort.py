@@ -76,6 +76,8 @@ def _load(ort: ModuleType, path: Path, threads: int | None, providers: list[str]
     options.log_severity_level = 3  # warnings about constant folding would land on stderr between results
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
+    # As soon as its inputs are there: the usual order may keep results of all layers alive until the end.
+    options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if CPU not in providers:
         # By default ONNX Runtime moves what a provider cannot run to the CPU, and says nothing.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

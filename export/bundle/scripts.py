@@ -10,8 +10,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
-
 from apt_edge.errors import ConfigError
 from apt_edge.runtime.model_dir import ENGINE, INPUT, ModelDir
 from apt_edge.runtime.selftest import golden
@@ -60,37 +58,11 @@ def scripts(model: ModelDir, wheel: str) -> dict[str, str]:
     return texts
 
 
-def float32_nodes(path: Path) -> list[str]:
-    """Names of the nodes that must stay float32 where a builder may choose: Softmax, and LayerNorm whole or in pieces.
-
-    The pieces are what computes x - mean, and the root of its mean square: the squares overflow float16 at 256.
-    """
-    graph = onnx.load(str(path), load_external_data=False).graph
-    makers = {output: node for node in graph.node if node.op_type != "Constant" for output in node.output}
-    names: dict[str, None] = {}
-    for node in graph.node:
-        if node.op_type in ("Softmax", "LayerNormalization"):
-            names[node.name] = None
-        root = makers.get(node.input[1]) if node.op_type == "Div" else None
-        if root is None or root.op_type != "Sqrt":
-            continue
-        pieces = [node]
-        while pieces:
-            piece = pieces.pop()
-            names[piece.name] = None
-            if piece.op_type == "Sub":  # of the mean alone: x itself may be half
-                names[makers[piece.input[1]].name] = None
-            else:
-                pieces += [makers[name] for name in piece.input if name in makers]
-    return list(names)
-
-
 def _trtexec_lines(model: ModelDir) -> dict[str, str]:
     facts = model.facts
-    nodes = float32_nodes(model.onnx) if facts["target"]["version"].startswith("8.") else []
     build = [
         f"{argument}.part" if argument in (f"--saveEngine={ENGINE}", f"--exportLayerInfo={LAYERS}") else argument
-        for argument in build_line(facts, nodes)
+        for argument in build_line(facts, facts["float32_nodes"])
     ]
     if any(port["dtype"] == "bfloat16" for port in facts["inputs"].values()):
         raise ConfigError(

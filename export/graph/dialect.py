@@ -10,9 +10,7 @@ import onnx_ir as ir
 
 from export.graph import attention, batch, opset, pooling, precision, prompts
 from export.graph.rules import tidy
-from export.target import ATTENTION_OPSET, Prompts, Target
-
-QDQ_OPSET = 19  # the first whose scales may be float16
+from export.target import ATTENTION_OPSET, QDQ_OPSET, Prompts, Target
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 import onnx_ir as ir
 import torch
 from torch import nn
+from tqdm import tqdm
 
 from apt_edge.clip import ClipSpec
 from apt_edge.errors import GateError
@@ -50,7 +51,8 @@ def check_prompts(graph: ir.Model, prompts: Mapping[str, np.ndarray]) -> dict[st
 def torch_logits(model: nn.Module, frames: np.ndarray, clip: ClipSpec) -> np.ndarray:
     """Float32 logits `[M, K]` of uint8 frames `[M, T, S, S, 3]`, one clip at a time."""
     with torch.inference_mode():
-        clips = (torch.from_numpy(normalise(own, clip)[None]) for own in frames)
+        shown = tqdm(frames, desc="PyTorch", unit="clip", disable=None, leave=False)
+        clips = (torch.from_numpy(normalise(own, clip)[None]) for own in shown)
         return np.concatenate([model(clip_BCTSS).float().numpy() for clip_BCTSS in clips])
 
 
@@ -79,7 +81,8 @@ def compare(
         first labels flatter; `accuracy` before and after, when the classes are known; the reference and the session.
     """
     session = OrtSession(onnx_path)
-    runs = [frames[start : start + rows] for start in range(0, len(frames), rows)]
+    starts = tqdm(range(0, len(frames), rows), desc="parity", unit="run", disable=None, leave=False)
+    runs = (frames[start : start + rows] for start in starts)
     found = np.concatenate([session.run(feeds(session.inputs, run, clip, prompts))[OUTPUT] for run in runs])
     report = agreement(reference, found) | {"centred_cosine": _centred_cosine(reference, found)}
     if classes is not None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import onnx_ir as ir
+from tqdm import tqdm
 
 from apt_edge.runtime.ort import OrtSession
 from export.graph.rules import insert
@@ -55,7 +56,7 @@ def measure(graph: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]]) -> list[
         path = Path(folder) / "ranges.onnx"
         ir.save(instrumented, path)
         session = OrtSession(path)
-        for feed in feeds:
+        for feed in tqdm(feeds, desc="ranges", unit="clip", disable=None, leave=False):
             found = session.run(feed)
             for name, node in outputs.items():
                 seen = abs(float(found[name]))

@@ -68,6 +68,32 @@ def test_an_operator_that_the_target_lacks_is_an_instruction(tiny_vit, tiny_fram
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("page", "changes", "message"),
+    [
+        ("jetson-jp6-orin", ["opset=23", "attention=attention"], "needs opset 23, jetson-jp6-orin reads 20 at most"),
+        ("jetson-jp6-orin", ['repairs=["accumulation"]'], "needs opset 23"),
+        ("datacenter", ["opset=24"], "less than or equal to 23"),
+        ("datacenter", ["opset=20", "attention=attention"], "opset 23 belong together"),
+        ("datacenter", ["attention=multi-head"], "ONNX Runtime's own"),
+        ("datacenter", ["prompts.per_row=true"], "for bound prompts"),
+        ("datacenter", ["prompts.mode=bound", "prompts.per_row=true"], "needs a batch"),
+        ("datacenter", ["batch.opt=3"], "min <= opt <= max"),
+        ("datacenter", ["batch.min=2", "batch.opt=2", "batch.max=2"], "a batch is 1, or a range"),
+    ],
+)
+def test_a_target_that_contradicts_itself_is_an_instruction(page, changes, message):
+    with pytest.raises(ConfigError, match=message):
+        target(page, *changes)
+
+
+def test_opset_13_cannot_free_the_batch(tiny_vit, tiny_frames, tmp_path):
+    with pytest.raises(ConfigError, match="opset 13 cannot free the batch axis"):
+        export(
+            tiny_vit, tiny_frames, tmp_path / "m", chosen=target("jetson-jp5", "batch.opt=2", "batch.max=2"), tokens=8
+        )
+
+
 def test_float32_input_is_the_normalised_clip(tiny_vit, tiny_frames, tmp_path):
     _, sidecar = export(
         tiny_vit, tiny_frames, tmp_path / "m", chosen=target("onnxruntime-cpu", "input=float32"), tokens=8

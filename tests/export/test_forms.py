@@ -55,7 +55,7 @@ def test_float32_graph_is_the_model_at_the_stated_cost(vit, clips, tmp_path, for
 
 
 def pooled(form: str) -> int:
-    """MACs that pooling before the last layer saves: all its rows but one, adapters that were merged into it included."""
+    """MACs that pooling before the last layer saves: all its rows but one, merged adapters included."""
     rows = SMALL.tokens + (8 if form == "tokens, pooled" else 0)
     beside = {"parallel": 8, "serial": SMALL.width // 4}.get(form, 0)
     return (rows - 1) * SMALL.width * (SMALL.mlp_ratio * SMALL.width + beside)

@@ -44,6 +44,7 @@ def make_model(path: Path, page: str, bound: bool = False, overrides: list[str] 
         "precision": target.precision,
         "opset": target.opset,
         "attention": 1,
+        "float32_nodes": ["norm/squares", "softmax"],
         "labels": LABELS,
         "clip": CLIP.to_dict(),
         "prompts": list(prompts),

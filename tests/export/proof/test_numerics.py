@@ -37,7 +37,8 @@ def planted(vit, block=None, part=None, factor=1.0, channel=0.0) -> FoldedModel:
 
 
 def numerics_of(model, frames, out, page="tensorrt-rtx", *changes):
-    return tiny_export(model, frames).to(target(page, *changes), out)["numerics"]
+    sidecar = tiny_export(model, frames).to(target(page, *changes), out)
+    return {**sidecar["numerics"], "float32_nodes": sidecar["float32_nodes"]}
 
 
 def half_without_repair(model, frames, keep=lambda graph: set()):
