@@ -108,12 +108,14 @@ class Export:
         traced, prompts = self._trace(target)
         graph, attention = untyped(traced, prompts, target.prompts, form, target.batch.dynamic)
         graph, int8 = self._quantised(graph, form, prompts, target)
-        twin = graph.clone() if form.precision != "float32" else None
-        graph = typed(graph, form)
-        ops = check_operators(graph, target.operators, target.name)
-        graph.metadata_props.update({"apt_edge.clip": self.clip.to_json(), "apt_edge.labels": json.dumps(self.labels)})
         folded = target.prompts.mode == "folded"
-        with atomic_directory(out) as directory:
+        with atomic_directory(out) as directory, tempfile.TemporaryDirectory() as scratch:
+            twin = None if form.precision == "float32" else Path(scratch) / ONNX
+            if twin:
+                ir.save(emulated(graph.clone(), form), twin)
+            graph = typed(graph, form)
+            ops = check_operators(graph, target.operators, target.name)
+            graph.metadata_props.update(self._metadata())
             path = directory / ONNX
             ir.save(graph, path)
             onnx.checker.check_model(str(path), full_check=True)
@@ -161,26 +163,24 @@ class Export:
     def _feed(self, target: Target, frames: np.ndarray) -> dict[str, np.ndarray]:
         return {INPUT: frames[None] if target.input == "uint8" else normalise(frames, self.clip)[None]}
 
+    def _metadata(self) -> dict[str, str]:
+        return {"apt_edge.clip": self.clip.to_json(), "apt_edge.labels": json.dumps(self.labels)}
+
     def _parity(
-        self, path: Path, twin: ir.Model | None, form: Form, prompts: Mapping[str, np.ndarray], target: Target
+        self, path: Path, twin: Path | None, form: Form, prompts: Mapping[str, np.ndarray], target: Target
     ) -> dict[str, Any]:
-        """Parity of a float32 file; below that of its twin that rounds, and of the file itself on the golden clips."""
+        """Parity of a float32 file; below that of its twin that rounds, and of the file itself on one golden clip."""
         rows = min(target.batch.opt, len(self.frames))
         if twin is None:
             return compare(path, self.reference, self.frames, self.clip, prompts, rows, self.classes)
-        emulated(twin, form)
-        with tempfile.TemporaryDirectory() as folder:
-            ir.save(twin, Path(folder) / ONNX)
-            wide = {name: values.astype(np.float32) for name, values in prompts.items()}
-            report = compare(Path(folder) / ONNX, self.reference, self.frames, self.clip, wide, rows, self.classes)
+        wide = {name: values.astype(np.float32) for name, values in prompts.items()}
+        report = compare(twin, self.reference, self.frames, self.clip, wide, rows, self.classes)
         report["session"] = f"ONNX Runtime, CPU, float32 rounded to {form.precision} wherever the types say so"
         if form.precision != "bfloat16":  # which ONNX Runtime's CPU has no products for
-            few = len(self.golden)
-            own = compare(
-                path, self.reference[self.golden], self.frames[self.golden], self.clip, prompts, min(rows, few)
-            )
+            one = self.golden[:1]
+            own = compare(path, self.reference[one], self.frames[one], self.clip, prompts)
             gate(own, target.bounds)
-            report["file"] = {"max_abs": own["max_abs"], "clips": few}
+            report["file"] = {"max_abs": own["max_abs"], "clips": len(one)}
         return report
 
     def _trace(self, target: Target) -> tuple[ir.Model, Mapping[str, np.ndarray]]:
