@@ -68,6 +68,8 @@ class Export:
         self.golden = np.argsort(-margins, kind="stable")[:GOLDEN_CLIPS]
         self._traces: dict[tuple[str, bool], tuple[ir.Model, Mapping[str, np.ndarray]]] = {}
         self._numerics: Numerics | None = None
+        self._parities: dict[tuple[str, int, Form], dict[str, Any]] = {}
+        self._builds: dict[tuple[str, str], dict[str, Any]] = {}
 
     def to(self, target: Target, out: str | Path) -> dict[str, Any]:
         """Export for one target; the directory `out` is replaced as a whole when everything has passed.
@@ -106,37 +108,38 @@ class Export:
     ) -> dict[str, Any]:
         form = numerics.form(name, target)
         traced, prompts = self._trace(target)
-        graph, attention = untyped(traced, prompts, target.prompts, form, target.batch.dynamic)
+        graph, attention = untyped(
+            traced,
+            prompts,
+            target.prompts,
+            form,
+            dynamic=target.batch.dynamic,
+            early_pooling=target.early_pooling,
+        )
         graph, int8 = self._quantised(graph, form, prompts, target)
-        folded = target.prompts.mode == "folded"
-        with atomic_directory(out) as directory, tempfile.TemporaryDirectory() as scratch:
-            twin = None if form.precision == "float32" else Path(scratch) / ONNX
-            if twin:
-                ir.save(emulated(graph.clone(), form), twin)
-            graph = typed(graph, form)
-            ops = check_operators(graph, target.operators, target.name)
-            graph.metadata_props.update(self._metadata())
+        written = typed(graph.clone(), form)
+        ops = check_operators(written, target.operators, target.name)
+        written.metadata_props.update(
+            {"apt_edge.clip": self.clip.to_json(), "apt_edge.labels": json.dumps(self.labels)}
+        )
+        with atomic_directory(out) as directory:
             path = directory / ONNX
-            ir.save(graph, path)
+            ir.save(written, path)
             onnx.checker.check_model(str(path), full_check=True)
-            stored = check_prompts(graph, prompts)
-            if not folded:
+            stored = check_prompts(written, prompts)
+            if target.prompts.mode == "bound":
                 save_file(stored, directory / PROMPTS)
-            parity = self._parity(path, twin, form, stored, target)
+            inputs = ports(written, target, stored)
+            parity = self._parity(path, graph, form, stored, target)
             if int8:
-                int8 = judged(int8, graph, parity, target.bounds)
+                int8 = judged(int8, written, parity, target.bounds)
             else:
                 gate(parity, target.bounds)
-            inputs = ports(graph, target, stored)
-            compiled = (
-                prove_compiled(path, attention, list(stored) if folded else [], profiles=profiles(inputs))
-                if target.gate != "none"
-                else None
-            )
+            compiled = self._compiled(path, attention, stored, inputs, target) if target.gate != "none" else None
             np.savez(directory / GOLDEN, frames=self.frames[self.golden], logits=self.reference[self.golden])
             sidecar = {
                 **describe_model(target, self.clip, self.labels),
-                **describe_graph(form, graph, attention, ops),
+                **describe_graph(form, written, attention, ops),
                 "inputs": inputs,
                 "prompts": list(prompts),
                 "onnx_sha256": sha256(path),
@@ -163,25 +166,53 @@ class Export:
     def _feed(self, target: Target, frames: np.ndarray) -> dict[str, np.ndarray]:
         return {INPUT: frames[None] if target.input == "uint8" else normalise(frames, self.clip)[None]}
 
-    def _metadata(self) -> dict[str, str]:
-        return {"apt_edge.clip": self.clip.to_json(), "apt_edge.labels": json.dumps(self.labels)}
-
     def _parity(
-        self, path: Path, twin: Path | None, form: Form, prompts: Mapping[str, np.ndarray], target: Target
+        self, path: Path, graph: ir.Model, form: Form, prompts: Mapping[str, np.ndarray], target: Target
     ) -> dict[str, Any]:
-        """Parity of a float32 file; below that of its twin that rounds, and of the file itself on one golden clip."""
+        """Parity of a float32 file; below that of a twin that rounds, and of the file itself on one golden clip.
+
+        Args:
+            path: the file.
+            graph: the same before its types were written.
+            form: the types.
+            prompts: values of the prompts that are inputs.
+            target: gives the clips a run.
+        """
         rows = min(target.batch.opt, len(self.frames))
-        if twin is None:
-            return compare(path, self.reference, self.frames, self.clip, prompts, rows, self.classes)
-        wide = {name: values.astype(np.float32) for name, values in prompts.items()}
-        report = compare(twin, self.reference, self.frames, self.clip, wide, rows, self.classes)
-        report["session"] = f"ONNX Runtime, CPU, float32 rounded to {form.precision} wherever the types say so"
-        if form.precision != "bfloat16":  # which ONNX Runtime's CPU has no products for
-            one = self.golden[:1]
-            own = compare(path, self.reference[one], self.frames[one], self.clip, prompts)
-            gate(own, target.bounds)
-            report["file"] = {"max_abs": own["max_abs"], "clips": len(one)}
+        key = (sha256(path), rows, form)
+        if key in self._parities:  # platforms share graphs
+            return self._parities[key]
+        if form.precision == "float32":
+            report = compare(path, self.reference, self.frames, self.clip, prompts, rows, self.classes)
+        else:
+            with tempfile.TemporaryDirectory() as folder:
+                twin = Path(folder) / ONNX
+                ir.save(emulated(graph.clone(), form), twin)
+                wide = {name: values.astype(np.float32) for name, values in prompts.items()}
+                report = compare(twin, self.reference, self.frames, self.clip, wide, rows, self.classes)
+            report["session"] = f"ONNX Runtime, CPU, float32 rounded to {form.precision} wherever the types say so"
+            if form.precision != "bfloat16":  # which ONNX Runtime's CPU has no products for
+                one = self.golden[:1]
+                own = compare(path, self.reference[one], self.frames[one], self.clip, prompts)
+                gate(own, target.bounds)
+                report["file"] = {"max_abs": own["max_abs"], "clips": len(one)}
+        self._parities[key] = report
         return report
+
+    def _compiled(
+        self,
+        path: Path,
+        attention: int,
+        prompts: Mapping[str, np.ndarray],
+        inputs: Mapping[str, dict[str, Any]],
+        target: Target,
+    ) -> dict[str, Any]:
+        """The compile gate's report, from the same graph's earlier build where platforms share one."""
+        key = (sha256(path), json.dumps(profiles(inputs)))
+        if key not in self._builds:
+            names = list(prompts) if target.prompts.mode == "folded" else []
+            self._builds[key] = prove_compiled(path, attention, names, profiles=profiles(inputs))
+        return self._builds[key]
 
     def _trace(self, target: Target) -> tuple[ir.Model, Mapping[str, np.ndarray]]:
         absorb = target.input == "uint8" and target.precision == "float32"
@@ -200,7 +231,7 @@ class Export:
         if target.precision == "float32":
             return Numerics([], prompts)
         if self._numerics is None:
-            graph, _ = untyped(traced, prompts, Prompts(), Form("float32", "decomposed", 20), False)
+            graph, _ = untyped(traced, prompts, Prompts(), Form("float32", "decomposed", 20))
             clips = self.frames[:CALIBRATION_CLIPS]
             self._numerics = Numerics(measure(graph, (self._feed(target, frames) for frames in clips)), prompts)
         return self._numerics

@@ -95,6 +95,8 @@ class Target(Strict):
         precision: type of weights, prompts and activations; norms and logits are always float32.
         repairs: what may be done, in this order, when that precision would overflow or leave the tolerance: `islands`
             of float32, float32 `accumulation` in the attention, the wider range of `bfloat16`.
+        early_pooling: whether the mean over the tokens goes in front of the last linear layer. It saves products; in
+            TensorRT it costs the fusion of the last MLP and a sixth to a fifth more activation memory.
         input: `uint8` frames `[B, T, S, S, 3]` that the graph normalises, or normalised `float32` `[B, 3, T, S, S]`.
         gate: the compiler that must fuse every attention before the export is put in place.
         ops: operators that the platform has; the graph may use no other.
@@ -113,6 +115,7 @@ class Target(Strict):
     attention: Literal["decomposed", "attention", "multi-head"]
     precision: Literal["float32", "float16", "bfloat16"]
     repairs: list[Repair] = Field(default=[])
+    early_pooling: bool
     input: Literal["uint8", "float32"] = "uint8"
     gate: Literal["tensorrt-rtx", "none"] = "none"
     ops: list[str] = Field(min_length=1)

@@ -55,7 +55,13 @@ def accumulating(form: Form) -> Form:
 
 
 def untyped(
-    traced: ir.Model, values: Mapping[str, np.ndarray], settings: Prompts, form: Form, dynamic: bool
+    traced: ir.Model,
+    values: Mapping[str, np.ndarray],
+    settings: Prompts,
+    form: Form,
+    *,
+    dynamic: bool = False,
+    early_pooling: bool = False,
 ) -> tuple[ir.Model, int]:
     """A float32 graph in the dialect of `form`, and how many attentions it has.
 
@@ -65,11 +71,13 @@ def untyped(
         settings: constants or inputs.
         form: attention and opset are taken from it.
         dynamic: whether the batch axis is free.
+        early_pooling: whether the mean over the tokens goes in front of the last linear layer.
     """
     model = traced.clone()
     prompts.share_heads(model, values)
     prompts.place(model, values, settings)
-    pooling.push(model)
+    if early_pooling:
+        pooling.push(model)
     count = attention.write(model, form.attention)
     if dynamic:
         batch.free(model)

@@ -30,6 +30,7 @@ def lower(model: ir.Model, opset: int) -> None:
             assert axes is not None
             node.attributes["axes"] = ir.AttrInt64s("axes", axes.tolist())
             node.resize_inputs(1)
+            node.attributes.pop("noop_with_empty_axes", None)
         if node.op_type == "Shape" and opset < 15:
             raise ConfigError(
                 f"opset {opset} cannot free the batch axis", fix="take batch 1, or a target of opset 15 or later"

@@ -144,7 +144,7 @@ def test_the_dialects_are_one_model_in_float64(tiny_vit, tiny_clips):
     clip = torch.from_numpy(tiny_clips[:1]).double()
     graph = trace(module, clip)
     found = [
-        evaluated(untyped(graph, constants(module), Prompts(), Form("float32", form, opset), False)[0], clip.numpy())
+        evaluated(untyped(graph, constants(module), Prompts(), Form("float32", form, opset))[0], clip.numpy())
         for form, opset in [("decomposed", 20), ("decomposed", 17), ("decomposed", 13), ("attention", 23)]
     ]
     for other in found[1:]:
@@ -205,7 +205,7 @@ def test_the_contrib_operator_forgets_its_past_and_is_never_written_with_one(tin
     module = PromptInputs(rewrites.rewritten(model, None), None)
     graph = trace(module, torch.from_numpy(tiny_clips[:1]))
     for mode in (Prompts(), Prompts(mode="bound")):
-        written, count = untyped(graph, constants(module), mode, Form("float32", "multi-head", 20), False)
+        written, count = untyped(graph, constants(module), mode, Form("float32", "multi-head", 20))
         found = [node for node in written.graph if node.domain == attention.CONTRIB]
         assert count == len(found) == 2
         assert all((len(node.inputs), len(node.outputs)) == (3, 1) for node in found)

@@ -45,11 +45,7 @@ def half_without_repair(model, frames, keep=lambda graph: set()):
     """Logits of the float16 graph whose norms are written in pieces, all in float16 but what `keep` says."""
     module = PromptInputs(rewritten(model, None), Pixels(TINY_CLIP, True))
     graph, _ = untyped(
-        trace(module, torch.from_numpy(frames[:1])),
-        constants(module),
-        Prompts(),
-        Form("float16", "decomposed", 13),
-        False,
+        trace(module, torch.from_numpy(frames[:1])), constants(module), Prompts(), Form("float16", "decomposed", 13)
     )
     precision.rounded(graph, "float16", keep(graph.graph))
     tidy(graph)
@@ -76,7 +72,6 @@ def test_ranges_are_those_of_the_model(tiny_vit, tiny_frames):
         constants(module),
         Prompts(),
         Form("float32", "decomposed", 20),
-        False,
     )
     ranges = {item.node: item for item in measure(graph, [{"clip": frames[None]} for frames in tiny_frames])}
     seen: dict[str, float] = {}
@@ -123,7 +118,7 @@ def unrepaired(model, frames):
     """What the float16 graph that nobody checked would compute."""
     module = PromptInputs(rewritten(model, None), Pixels(TINY_CLIP, True))
     form = plain_form(target("tensorrt-rtx"))
-    graph, _ = untyped(trace(module, torch.from_numpy(frames[:1])), constants(module), Prompts(), form, False)
+    graph, _ = untyped(trace(module, torch.from_numpy(frames[:1])), constants(module), Prompts(), form)
     return emulated(graph, form)
 
 
