@@ -35,6 +35,12 @@ def interval(row: Mapping[str, Any]) -> str:
     return f"{row['latency_ratio']:.3f} [{row['latency_ratio_low']:.3f}, {row['latency_ratio_high']:.3f}]"
 
 
+def _drift(row: Mapping[str, Any], key: str, spec: str) -> str:
+    """One number of how far the logits are from the baseline's; missing where the weights are others."""
+    drift = row.get("drift")
+    return MISSING if drift is None or drift[key] is None or row["verdict"] == "baseline" else format(drift[key], spec)
+
+
 BENCH_COLUMNS: dict[str, Column] = {
     "contender": lambda row: str(row["contender"]),
     "session": lambda row: str(row["session"]),
@@ -48,6 +54,8 @@ BENCH_COLUMNS: dict[str, Column] = {
     "GMAC ratio": number("gmacs_ratio", ".3f"),
     "verdict": lambda row: str(row["verdict"]),
     "accuracy": number("accuracy", ".1%"),
+    "max dlogit": lambda row: _drift(row, "max_abs", ".1e"),
+    "first label equal": lambda row: _drift(row, "top1_agreement", ".1%"),
 }
 
 SUMMARY_COLUMNS: dict[str, Column] = {

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from itertools import cycle
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from tqdm import tqdm
@@ -18,7 +19,8 @@ from tqdm import tqdm
 from apt_edge.config import load_toml
 from apt_edge.errors import ConfigError, GateError, run_tool
 from apt_edge.files import write_json
-from apt_edge.runtime.model_dir import ModelDir
+from apt_edge.runtime.agreement import agreement
+from apt_edge.runtime.model_dir import OUTPUT, ModelDir
 from apt_edge.runtime.session import Session
 from apt_edge.runtime.sessions import SESSIONS
 from apt_edge.runtime.timing import measure_interleaved, paired_ratio, summarise, verdict
@@ -53,20 +55,44 @@ def run_suite(suite: Suite, out: Path, cache: Path = RUNS / "models") -> list[Ro
     accuracies = {name: _accuracy(contender) for name, contender in contenders.items()}
     clips = _clips(suite, models)
     circumstances = environment(suite.threads)
-    callables = {}
-    for name, contender in contenders.items():
-        session = SESSIONS[contender.session](models[name].onnx, suite.threads)
-        callables[name] = _contender(session, [models[name].feeds(session.inputs, frames) for frames in clips])
+    sessions = {
+        name: SESSIONS[contender.session](models[name].onnx, suite.threads) for name, contender in contenders.items()
+    }
+    feeds = {
+        name: [models[name].feeds(session.inputs, frames) for frames in clips] for name, session in sessions.items()
+    }
+    callables = {name: _contender(session, feeds[name]) for name, session in sessions.items()}
     with tqdm(total=suite.rounds, desc=suite.name, unit="round", disable=None) as bar:
         times = measure_interleaved(callables, suite.rounds, suite.warmup, progress=lambda done: bar.update())
     gmacs = {name: graph_macs(model.onnx) / 1e9 for name, model in models.items()}
+    drifts = _drifts(suite.baseline, models, sessions, feeds)
     rows = [
         _row(suite, contender, models[name], times, gmacs)
-        | {"accuracy": accuracies[name], "environment": circumstances}
+        | {"accuracy": accuracies[name], "drift": drifts[name], "environment": circumstances}
         for name, contender in contenders.items()
     ]
     write_json(out / ROWS, rows)
     return rows
+
+
+def _drifts(
+    baseline: str,
+    models: Mapping[str, ModelDir],
+    sessions: Mapping[str, Session],
+    feeds: Mapping[str, list[dict[str, np.ndarray]]],
+) -> dict[str, dict[str, Any] | None]:
+    """How far each contender's logits are from the baseline's on the run's clips; None where the weights are others."""
+    weights = ("method", "pack_sha256", "backbone", "prompt_tokens", "trainable_parameters")
+    same = {
+        name: all(model.facts.get(key) == models[baseline].facts.get(key) for key in weights)
+        for name, model in models.items()
+    }
+    logits = {
+        name: np.concatenate([session.run(feed)[OUTPUT] for feed in feeds[name]])
+        for name, session in sessions.items()
+        if same[name]
+    }
+    return {name: agreement(logits[baseline], logits[name]) if same[name] else None for name in models}
 
 
 def check_gmacs(suite: Suite, rows: list[Row]) -> None:
