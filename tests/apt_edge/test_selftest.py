@@ -13,7 +13,7 @@ from apt_edge.runtime.bundle import load_bundle, write_sums
 from apt_edge.runtime.machine import machine
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.results import collect, complain
-from apt_edge.runtime.selftest import golden, judge, session_selftest, write_inputs
+from apt_edge.runtime.selftest import engine_selftest, golden, judge, session_selftest, write_inputs
 from apt_edge.runtime.sessions import open_session
 from tests.export.bundle.models import PROMPT, make_model
 
@@ -56,8 +56,61 @@ def test_a_failed_selftest_is_reported_before_it_is_raised(tmp_path):
     with pytest.raises(GateError, match=r"max \|logit difference\| is 1"):
         judge(model, logits + 1, "test")
     assert not json.loads((model.path / "selftest.json").read_text())["passed"]
+    (model.path / "selftest.json").unlink()
     with pytest.raises(GateError, match=r"shape \[2, 4\]"):
         judge(model, logits[:, :4], "test")
+    report = json.loads((model.path / "selftest.json").read_text())
+    assert (report["passed"], report["max_abs"]) == (False, None)
+    assert "shape [2, 4]" in report["failures"][0]
+
+
+def test_a_selftest_that_breaks_off_leaves_no_verdict(tmp_path):
+    model = ModelDir.load(make_model(tmp_path / "m", "onnxruntime-cpu"))
+    report = model.path / "selftest.json"
+    outputs = [{"name": "other", "dimensions": "1x5", "values": [0, 0, 0, 0, 0]}]
+    for index in range(2):
+        (tmp_path / "in" / str(index)).mkdir(parents=True)
+        (tmp_path / "in" / str(index) / "output.json").write_text(json.dumps(outputs))
+    (tmp_path / "empty").mkdir()
+    for step, message in (
+        (lambda: engine_selftest(model, tmp_path / "in"), "has no output logits"),
+        (lambda: engine_selftest(model, tmp_path / "empty"), "is missing"),
+        (lambda: write_inputs(model, tmp_path / "in"), ""),
+    ):
+        assert session_selftest(model)["passed"]
+        if message:
+            with pytest.raises(ModelError, match=message):
+                step()
+        else:
+            step()
+        assert not report.exists()
+    session_selftest(model)
+    (model.path / "golden.npz").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"golden\.npz cannot be read"):
+        session_selftest(model)
+    assert not report.exists()
+
+
+@pytest.mark.parametrize("foreign", ["0/photo.jpg", "1/clip.bin/photo.jpg", "2019/photo.jpg"])
+def test_writing_inputs_removes_nothing_but_its_own(tmp_path, foreign):
+    model = ModelDir.load(make_model(tmp_path / "m", "jetson-jp72"))
+    folder = tmp_path / "home"
+    (folder / "work").mkdir(parents=True)
+    (folder / "work" / "thesis.tex").write_text("years")
+    write_inputs(model, folder)
+    (folder / "0" / "output.json").write_text("old")
+    write_inputs(model, folder)
+    assert not (folder / "0" / "output.json").exists()
+    assert (folder / "work" / "thesis.tex").read_text() == "years"
+    path = folder / foreign
+    if path.parent.is_file():
+        path.parent.unlink()
+    path.parent.mkdir(exist_ok=True)
+    path.write_bytes(b"x")
+    with pytest.raises(AptEdgeError, match="is not of an earlier self-test"):
+        write_inputs(model, folder)
+    assert path.read_bytes() == b"x"
+    assert (folder / "1" / "clip.bin").exists()
 
 
 def test_trtexec_gets_every_input_raw(tmp_path):
