@@ -116,8 +116,9 @@ def _verify(args: argparse.Namespace) -> None:
 
 
 def _layers(args: argparse.Namespace) -> None:
+    from apt_edge.runtime.engine import check_layers
     from apt_edge.runtime.model_dir import ModelDir
-    from apt_edge.runtime.trtexec import check_layers, read_layers
+    from apt_edge.runtime.trtexec import read_layers
 
     print(_lines(check_layers(read_layers(args.table), ModelDir.load(args.bundle).facts)))
 

@@ -16,7 +16,7 @@ Form `apt-edge results`, version 1. Times are milliseconds; what is not known is
                       `session` is {name, threads}, null threads being all cores.
                       Rows of an engine: `compute` (kernels alone) and `with_transfers` (host to host, copies included).
                       Row of ONNX Runtime and OpenVINO: `inference` (host arrays to host arrays)
-    layers            of an engine, apt_edge.runtime.trtexec.check_layers; null when it failed or is not there
+    layers            of an engine, apt_edge.runtime.engine.check_layers; null when it failed or is not there
     failed            [{step, what, gate}]: steps that were not run, or failed; `gate` says that a proof failed. Empty
                       when everything is there and in order
 """
@@ -36,12 +36,13 @@ import numpy as np
 from apt_edge.errors import AptEdgeError, GateError
 from apt_edge.files import write_json
 from apt_edge.runtime.bundle import load_bundle
+from apt_edge.runtime.engine import check_layers
 from apt_edge.runtime.machine import machine
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.selftest import REPORT, golden, subject
 from apt_edge.runtime.sessions import open_session, session_name
 from apt_edge.runtime.timing import measure_interleaved
-from apt_edge.runtime.trtexec import check_layers, parse_log, read_layers, read_times, summarise_times
+from apt_edge.runtime.trtexec import parse_log, read_layers, read_times, summarise_times
 
 SCHEMA, VERSION = "apt-edge results", 1
 RESULTS, TIMES, LAYERS = "results.json", "times.json", "layers.json"
@@ -91,7 +92,7 @@ def collect(path: str | Path) -> dict[str, Any]:
         ModelError: the bundle is not the one that was packed.
     """
     model = load_bundle(path)
-    target, engine = model.facts["target"], model.engine
+    target, engine = model.target, model.engine
     failed: Failed = []
     found: dict[str, Any] = {"machine": machine(), "parity": _parity(model, failed), "times": {}, "layers": None}
     if target["runtime"] == "tensorrt":
@@ -135,6 +136,8 @@ def _read(step: str, failed: Failed, read: Callable[[], Any]) -> Any:
     except FileNotFoundError as error:
         what = f"not run: there is no {Path(error.filename).name}"
         failed.append({"step": step, "what": what, "gate": False})
+    except (KeyError, TypeError, ValueError) as error:  # JSON that is cut or of another form
+        failed.append({"step": step, "what": f"what it left behind is damaged: {error!r}", "gate": False})
     except AptEdgeError as error:
         what = f"{error.wrong} ({error.found})" if error.found else error.wrong
         failed.append({"step": step, "what": what, "gate": isinstance(error, GateError)})
@@ -142,14 +145,16 @@ def _read(step: str, failed: Failed, read: Callable[[], Any]) -> Any:
 
 
 def _parity(model: ModelDir, failed: Failed) -> dict[str, Any] | None:
-    report = _read("selftest", failed, lambda: json.loads((model.path / REPORT).read_text(encoding="utf-8")))
-    if report is None:
-        return None
-    if any(report[key] != value for key, value in subject(model).items()):
-        failed.append({"step": "selftest", "what": "not run with this graph and engine", "gate": False})
-        return None
-    if not report["passed"]:
+    report = _read("selftest", failed, partial(_selftest_report, model))
+    if report and not report["passed"]:
         failed.append({"step": "selftest", "what": "; ".join(report["failures"]), "gate": True})
+    return report
+
+
+def _selftest_report(model: ModelDir) -> dict[str, Any]:
+    report = json.loads((model.path / REPORT).read_text(encoding="utf-8"))
+    if any(report[key] != value for key, value in subject(model).items()):
+        raise AptEdgeError("not run with this graph and engine")
     return report
 
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,7 +14,7 @@ from typing import Any
 
 import numpy as np
 
-from apt_edge.errors import GateError, ModelError
+from apt_edge.errors import ModelError
 from apt_edge.runtime.timing import percentile
 
 # `_gemm_mha_v2_*` in TensorRT-RTX 1.7 and TensorRT 10 and 11; kernel names are no API, so other spellings count too.
@@ -40,8 +39,6 @@ METRICS = {
     "D2H Latency": "d2h",
     "End-to-End Host Latency": "end_to_end",
 }
-# Up to this version a build may leave attention unfused: JetPack 5 is not expected to fuse, JetPack 6 not sure to.
-LENIENT = (10, 3)
 
 
 @dataclass(frozen=True)
@@ -169,47 +166,6 @@ def read_layers(path: str | Path) -> list[Layer]:
         raise _damaged(path, error) from None
 
 
-def check_layers(layers: list[Layer], facts: Mapping[str, Any]) -> dict[str, Any]:
-    """Whether the engine has the types and the fused attentions that the target asks for.
-
-    Args:
-        layers: of the engine that was built on the device.
-        facts: the sidecar.
-
-    Returns:
-        `layers`, `compute_layers`, `precision` (type -> number of compute layers), `fused_attention`, `attention`,
-        `reformats`, and `warnings` for the reader.
-
-    Raises:
-        GateError: half precision was asked for and most compute layers are float32, or, in versions that are expected
-            to fuse, an attention is not fused; or the file has only names, so that neither can be told.
-    """
-    version = str(facts["target"]["version"])
-    asked = (facts["target"] if version.startswith("8.") else facts)["precision"]  # 8 has float32 graphs
-    half = asked in ("float16", "bfloat16")
-    if half and not any(layer.detailed for layer in layers):
-        raise GateError(
-            "the types of the engine's layers are not known",
-            found=f"{len(layers)} layers, with names alone",
-            fix="build again with --profilingVerbosity=detailed",
-        )
-    compute = [layer for layer in layers if layer.compute and not layer.reformat]
-    types = Counter(layer.precision or "unknown" for layer in compute)
-    report: dict[str, Any] = {
-        "layers": len(layers),
-        "compute_layers": len(compute),
-        "precision": dict(types.most_common()),
-        "fused_attention": sum(layer.fused_attention for layer in layers),
-        "attention": facts["attention"],
-        "reformats": sum(layer.reformat for layer in layers),
-        "warnings": [],
-    }
-    if half:
-        _check_types(report, types, asked, version)
-        _check_fusion(report, layers, version)
-    return report
-
-
 def read_outputs(path: str | Path) -> dict[str, np.ndarray]:
     """Outputs of the last run from `--exportOutput`, by name, float32 in the shape that the file gives.
 
@@ -240,35 +196,6 @@ def _layer(entry: Any) -> Layer:
         compute=any(COMPUTE.search(text) for text in (name, kind, tactic)),
         reformat=kind == "Reformat" or name.startswith("Reformatting CopyNode"),
         detailed=not isinstance(entry, str),
-    )
-
-
-def _check_types(report: dict[str, Any], types: Mapping[str, int], asked: str, version: str) -> None:
-    known = sum(count for name, count in types.items() if name != "unknown")
-    if not known:
-        report["warnings"].append(f"TensorRT {version} tells the type of no compute layer: {asked} is not proven")
-    elif 2 * types.get("float32", 0) > known:
-        raise GateError(
-            f"{asked} was asked for, and the engine computes in float32",
-            found=f"{types['float32']} of {known} compute layers in float32",
-            fix="build model.onnx with build.sh as it is; does this device have fast half precision?"
-            if version.startswith("8.")
-            else "build the model.onnx of this export with build.sh, which makes the graph's types binding",
-        )
-
-
-def _check_fusion(report: dict[str, Any], layers: list[Layer], version: str) -> None:
-    fused, attention = report["fused_attention"], report["attention"]
-    if fused >= attention:
-        return
-    wrong = f"{fused} of {attention} attentions are fused"
-    if tuple(int(part) for part in version.split(".")[:2]) <= LENIENT:
-        report["warnings"].append(f"{wrong}: TensorRT {version} may do without, which costs time and memory")
-        return
-    raise GateError(
-        wrong,
-        found="layers " + ", ".join(layer.name for layer in layers[:40]),
-        fix="export again for this device's TensorRT, then build with build.sh; report it if that does not help",
     )
 
 

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from apt_edge.errors import GateError, ModelError
+from apt_edge.runtime.engine import check_layers
 from apt_edge.runtime.timing import percentile
 from apt_edge.runtime.trtexec import (
     FUSED,
-    check_layers,
     parse_log,
     parse_version,
     read_layers,
@@ -162,9 +162,38 @@ def test_half_that_became_float32_fails(tmp_path):
     with pytest.raises(GateError, match="fast half precision"):
         check_layers(layers, facts("8.5", graph="float32"))
     assert check_layers(layers, facts("10.16", "float32"))["precision"]["float32"] == 5
-    assert (
-        check_layers(read_layers(gemms(tmp_path / "l.json", {"FP32": 4, "FP16": 4}, 2)), facts("10.16"))["layers"] == 10
-    )
+
+
+@pytest.mark.parametrize("version", ["8.5", "10.3", "10.16"])
+@pytest.mark.parametrize(
+    ("types", "planned", "passes"),
+    [
+        ({"FP32": 24, "FP16": 24}, 0, False),  # half of a model in float32 is no half precision
+        ({"FP32": 12, "FP16": 36}, 0, True),
+        ({"FP32": 13, "FP16": 35}, 0, False),
+        ({"FP32": 13, "FP16": 35}, 13, True),  # what the graph itself keeps in float32
+        ({"FP32": 14, "FP16": 34}, 13, False),
+        ({"INT8": 47, "FP16": 1}, 0, True),
+        ({"INT8": 24, "FP32": 24}, 0, False),
+        ({"BF16": 1, "FP16": 47}, 0, False),
+    ],
+)
+def test_how_much_of_a_float16_engine_may_be_something_else(tmp_path, version, types, planned, passes):
+    layers = read_layers(gemms(tmp_path / "l.json", types, fused=2))
+    nodes = [f"blocks.{i}.fc2/MatMul" for i in range(planned)] + [f"blocks.{i}/Add" for i in range(40)]
+    asked = facts(version, graph="float32" if version == "8.5" else None) | {"float32_nodes": nodes}
+    if passes:
+        assert check_layers(layers, asked)["warnings"] == []
+    else:
+        with pytest.raises(GateError, match="float16 was asked for"):
+            check_layers(layers, asked)
+
+
+def test_types_that_are_not_told_are_no_proof_after_10_3(tmp_path):
+    layers = read_layers(gemms(tmp_path / "l.json", {"N/A": 6, "FP16": 3}, fused=2))
+    assert "3 of 11 compute layers" in check_layers(layers, facts("10.3"))["warnings"][0]
+    with pytest.raises(GateError, match="float16 is not proven"):
+        check_layers(layers, facts("10.4"))
 
 
 def test_fused_names():

@@ -15,7 +15,8 @@ import pytest
 from onnx import TensorProto, helper
 
 from apt_edge.errors import ConfigError, GateError
-from apt_edge.runtime.trtexec import check_layers, parse_log, read_layers, read_outputs, read_times, summarise_times
+from apt_edge.runtime.engine import check_layers
+from apt_edge.runtime.trtexec import parse_log, read_layers, read_outputs, read_times, summarise_times
 from export.target import load_target
 from export.trtexec import lines
 from export.trtexec.flags import FLAGS, VERSIONS, accepts, check, works
