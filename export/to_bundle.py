@@ -43,6 +43,7 @@ def to_bundle(path: str | Path, out: str | Path | None = None, wheel: Path | Non
         AptEdgeError: `out` is something else, or the wheel cannot be built.
     """
     model = ModelDir.load(path)
+    target = model.target
     out = Path(out) if out else model.path.with_name(f"{model.path.resolve().name}.tar")
     _check_place(out)
     with tempfile.TemporaryDirectory() as folder:
@@ -55,7 +56,7 @@ def to_bundle(path: str | Path, out: str | Path | None = None, wheel: Path | Non
         else:
             with atomic_directory(out) as directory:
                 files = _fill(directory, model, wheel)
-    return {"out": str(out), "target": model.facts["target"]["name"], "files": files, "bytes": sum(files.values())}
+    return {"out": str(out), "target": target["name"], "files": files, "bytes": sum(files.values())}
 
 
 def _check_place(out: Path) -> None:

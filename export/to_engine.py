@@ -14,7 +14,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from apt_edge.errors import ConfigError, run_tool
+from pydantic import ValidationError
+
+from apt_edge.errors import ConfigError, ModelError, run_tool
 from apt_edge.files import atomic, write_json
 from apt_edge.runtime.model_dir import SIDECAR, ModelDir
 from export.engine.audit import audit
@@ -49,11 +51,12 @@ def build_engine(
 
     Raises:
         MissingDependency: the compiler is not installed.
+        ModelError: the model's files are not complete, of another version, or changed while the compiler ran.
         ConfigError, AptEdgeError: what was asked for cannot be built here.
         GateError: the graph does not compile, an attention is not fused, or a prompt is missing.
     """
     model = ModelDir.load(path)
-    target = Target.model_validate(model.facts["target"])
+    target = _target(model)
     compiler = _checked(target, compiler or target.compiler, timing_cache)
     load_compiler(compiler)
     device = cuda_device() if compiler == "tensorrt" else None
@@ -77,11 +80,25 @@ def build_engine(
     )
     constants = [] if model.facts["prompt_mode"] == "bound" else model.facts["prompts"]
     report = audit(built, model.facts["attention"], constants) | {"workspace_bytes": workspace, "key": key}
+    current = ModelDir.load(path)
+    if current.facts["onnx_sha256"] != model.facts["onnx_sha256"]:
+        raise ModelError(f"{model.onnx} was exported again while the compiler ran", fix="run export.to_engine again")
     with atomic(model.engine) as temporary:
         temporary.write_bytes(built.plan)
-    write_json(model.path / SIDECAR, model.facts | {"engine": report})
+    write_json(model.path / SIDECAR, current.facts | {"engine": report})
     print(f"compiled in {time.monotonic() - start:.1f} s", file=sys.stderr)
     return report
+
+
+def _target(model: ModelDir) -> Target:
+    try:
+        return Target.model_validate(model.target)
+    except ValidationError as error:
+        raise ModelError(
+            f"the target in {model.path / SIDECAR} is not one of this version",
+            found="; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in error.errors()),
+            fix="export again with export.to_onnx",
+        ) from None
 
 
 def _checked(target: Target, compiler: str | None, timing_cache: Path | None) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from apt_edge.clip import ClipSpec
-from apt_edge.errors import ModelError
+from apt_edge.errors import MissingDependency, ModelError
 from apt_edge.files import sha256
 from apt_edge.runtime.session import TensorSpec
 from apt_edge.video.preprocess import normalise
@@ -57,7 +57,7 @@ class ModelDir:
             facts = json.loads((path / SIDECAR).read_text(encoding="utf-8"))
             model = cls(path, facts, ClipSpec.from_dict(facts["clip"]), tuple(facts["labels"]))
             expected = facts["onnx_sha256"]
-        except (json.JSONDecodeError, KeyError, TypeError) as error:
+        except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
             raise ModelError(f"{path / SIDECAR} is damaged", found=str(error), fix="run export.to_onnx again") from None
         if sha256(model.onnx) != expected:
             raise ModelError(
@@ -66,17 +66,40 @@ class ModelDir:
             )
         return model
 
+    @property
+    def target(self) -> dict[str, Any]:
+        """The page that the model was exported for; raises ModelError when the sidecar has none."""
+        if not isinstance(self.facts.get("target"), dict):
+            raise ModelError(f"{self.path / SIDECAR} names no target", fix="export with export.to_onnx")
+        return self.facts["target"]
+
     @cached_property
     def prompts(self) -> dict[str, np.ndarray]:
-        """Values of the prompts that are graph inputs; empty when they are constants. Raises ModelError."""
+        """Values of the prompts that are graph inputs; empty when they are constants.
+
+        Raises:
+            ModelError: the file is missing or damaged.
+            MissingDependency: safetensors is not installed.
+        """
         if self.facts.get("prompt_mode") != "bound":
             return {}
-        from safetensors.numpy import load_file  # here: a device with folded prompts needs numpy alone
+        try:  # here: a device with folded prompts needs numpy alone
+            from safetensors import SafetensorError
+            from safetensors.numpy import load_file
+        except ImportError:
+            raise MissingDependency(
+                f"safetensors is not installed, which reads {PROMPTS}", fix="pip install safetensors"
+            ) from None
 
         path = self.path / PROMPTS
         if not path.is_file():
             raise ModelError(f"{path} is missing", fix="copy the whole directory, or export again")
-        return load_file(path)
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ModelError(
+                f"{path} is damaged", found=str(error), fix="copy the whole directory, or export again"
+            ) from None
 
     def feeds(self, inputs: Mapping[str, TensorSpec], frames_TSSC: np.ndarray) -> dict[str, np.ndarray]:
         """What a session of this model is fed for one clip.

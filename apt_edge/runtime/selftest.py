@@ -114,7 +114,7 @@ def judge(model: ModelDir, found_MK: np.ndarray, session: str) -> dict[str, Any]
         GateError: the logits are beyond the target's tolerance.
     """
     reference_MK = golden(model)[1]
-    tolerance = model.facts["target"]["tolerance"]
+    tolerance = model.target["tolerance"]
     if found_MK.shape == reference_MK.shape:
         measured = agreement(reference_MK, found_MK)
         broken = failures(measured, tolerance)

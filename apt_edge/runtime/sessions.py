@@ -22,7 +22,7 @@ SESSIONS: dict[str, Callable[[Path, int | None], Session]] = {
 
 def session_name(model: ModelDir) -> str:
     """The session of a model's target, in float32 where there is a choice; raises AptEdgeError for an engine's."""
-    runtime = str(model.facts["target"]["runtime"])
+    runtime = str(model.target["runtime"])
     name = "openvino-float32" if runtime == "openvino" else runtime
     if name not in SESSIONS:
         raise AptEdgeError(

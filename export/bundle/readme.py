@@ -48,7 +48,7 @@ proof failed.
 
 def readme(model: ModelDir, wheel: str) -> str:
     """The text for a model and the file name of the wheel beside it."""
-    target = model.facts["target"]
+    target = model.target
     platform, packages = RUNTIMES[target["runtime"]]
     engine = target["runtime"] == "tensorrt"
     bound = ["safetensors"] if model.facts.get("prompt_mode") == "bound" else []

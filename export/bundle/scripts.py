@@ -30,7 +30,7 @@ def scripts(model: ModelDir, wheel: str) -> dict[str, str]:
     Raises:
         ConfigError: the target's runtime has no scripts, or trtexec cannot do what the target asks for.
     """
-    target = model.facts["target"]
+    target = model.target
     words = {"WHEEL": wheel}
     if target["runtime"] == "tensorrt":
         major, minor = map(int, target["version"].split(".")[:2])

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from apt_edge.errors import ConfigError, GateError, MissingDependency
+from apt_edge.errors import ConfigError, GateError, MissingDependency, ModelError
+from export.engine.compiler import build
 from export.to_engine import build_engine
 from tests.export.engine.graphs import make_model
 
@@ -120,6 +121,23 @@ def test_a_killed_build_leaves_nothing_that_is_reused(tmp_path, moment):
     assert is_new(model)
     assert (model / "model.engine").stat().st_size == report["plan_bytes"]
     assert sorted(path.name for path in model.iterdir()) == ["model.engine", "model.json", "model.onnx"]
+
+
+def test_a_model_that_was_exported_again_meanwhile_keeps_its_facts(tmp_path, monkeypatch):
+    model, later = make_model(tmp_path / "m"), make_model(tmp_path / "later", bound=True)
+    facts = (later / "model.json").read_bytes()
+
+    def slow(*args, **kwargs):
+        built = build(*args, **kwargs)
+        for name in ("model.onnx", "model.json"):
+            os.replace(later / name, model / name)
+        return built
+
+    monkeypatch.setattr("export.to_engine.build", slow)
+    with pytest.raises(ModelError, match="exported again while the compiler ran"):
+        build_engine(model)
+    assert (model / "model.json").read_bytes() == facts
+    assert sorted(path.name for path in model.iterdir()) == ["model.json", "model.onnx"]
 
 
 def test_a_target_without_compiler_says_so(tmp_path):
