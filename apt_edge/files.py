@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import errno
 import glob
 import hashlib
 import json
 import os
 import shutil
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
+
+OLD = "old"
 
 
 @contextmanager
@@ -49,7 +52,9 @@ def _temporary(path: Path) -> Path:
     for left in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
         owner = left.name.removesuffix(".tmp").rpartition(".")[2]
         if owner.isdecimal() and not _alive(int(owner)):
-            if left.is_dir():
+            if f".{OLD}." in left.name and not path.exists():  # killed between taking the old away and placing the new
+                os.replace(left, path)
+            elif left.is_dir():
                 shutil.rmtree(left, ignore_errors=True)
             else:
                 left.unlink(missing_ok=True)
@@ -67,13 +72,38 @@ def _alive(process: int) -> bool:
 
 
 def replace_directory(new: Path, path: Path) -> None:
-    """Give directory `new` the name `path`; what stood there before is removed once the new one is in place."""
-    old = path.with_name(f".{path.name}.old.tmp")
+    """Give directory `new` the name `path`; what stood there before is removed once the new one is in place.
+
+    Raises:
+        NotADirectoryError: `path` is a file.
+    """
+    if path.exists() and not path.is_dir():
+        raise NotADirectoryError(f"{path} is a file, not a directory")
+    old = path.with_name(f".{path.name}.{OLD}.{os.getpid()}.tmp")
+    while True:
+        with suppress(FileNotFoundError):
+            os.replace(path, old)
+        try:
+            os.replace(new, path)
+            break
+        except OSError as error:  # another process has put its own in place since
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+            shutil.rmtree(old, ignore_errors=True)
     shutil.rmtree(old, ignore_errors=True)
-    if path.exists():
-        os.replace(path, old)
-    os.replace(new, path)
-    shutil.rmtree(old, ignore_errors=True)
+
+
+@contextmanager
+def scratch(path: str | Path) -> Iterator[Path]:
+    """Yield an empty directory beside `path` for what is not kept; the next process that writes `path` removes it."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    folder = _temporary(path).with_name(f".{path.name}.scratch.{os.getpid()}.tmp")
+    folder.mkdir()
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def write_json(path: str | Path, data: Any) -> None:

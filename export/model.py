@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-import tempfile
 from collections.abc import Mapping
+from copy import copy
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 from torch import nn
 
 from apt_edge.clip import ClipSpec
-from apt_edge.errors import GateError
-from apt_edge.files import atomic_directory, sha256, write_json
+from apt_edge.errors import ConfigError, GateError, ModelError
+from apt_edge.files import atomic_directory, scratch, sha256, write_json
 from apt_edge.runtime.model_dir import GOLDEN, INPUT, ONNX, PROMPTS, SIDECAR
 from apt_edge.video.preprocess import normalise
 from export.engine.gate import prove_compiled
@@ -63,12 +63,10 @@ class Export:
         self.model, self.frames, self.clip, self.labels, self.facts = model, frames, clip, labels, facts
         self.classes = classes
         self.reference = torch_logits(model, frames, clip)
-        # Clips whose first label stands out: among so few, no rounding may change it.
-        margins = np.diff(np.sort(self.reference, axis=1)[:, -2:], axis=1).sum(axis=1)
-        self.golden = np.argsort(-margins, kind="stable")[:GOLDEN_CLIPS]
+        self.golden = _standing_out(self.reference)
         self._traces: dict[tuple[str, bool], tuple[ir.Model, Mapping[str, np.ndarray]]] = {}
         self._numerics: Numerics | None = None
-        self._parities: dict[tuple[str, int, Form], dict[str, Any]] = {}
+        self._parities: dict[tuple[str, int, Form, str], dict[str, Any]] = {}
         self._builds: dict[tuple[str, str], dict[str, Any]] = {}
 
     def to(self, target: Target, out: str | Path) -> dict[str, Any]:
@@ -84,15 +82,26 @@ class Export:
             ConfigError: the target lacks an operator.
             GateError: no form passes.
         """
+        self._check(target, Path(out))
+        with scratch(out) as folder:
+            return self._first_form(target, Path(out), self._ranges(target, folder), folder)
+
+    def _check(self, target: Target, out: Path) -> None:
+        if out.is_dir() and any(out.iterdir()) and not (out / SIDECAR).is_file():
+            raise ModelError(f"{out} holds something else than an export", fix="choose another directory")
+        if target.batch.dynamic and len(self.frames) < 2:
+            raise ConfigError("a free batch axis cannot be proved with one clip", fix="give a list of more clips")
+
+    def _first_form(self, target: Target, out: Path, numerics: Numerics, folder: Path) -> dict[str, Any]:
+        """The first form that passes; `folder` is for what is not kept."""
         tried: list[dict[str, str]] = []
-        numerics = self._ranges(target)
         for name in [target.precision, *target.repairs]:
             reason = numerics.refusal(name, target.repairs)
             if not reason:
                 try:
-                    return self._write(target, Path(out), name, numerics, tried)
+                    return self._write(target, out, name, numerics, tried, folder)
                 except GateError as error:
-                    reason = error.args[0]
+                    reason = error.wrong
                     if target.int8 or not target.repairs:
                         raise
             tried.append({"form": name, "refused": reason})
@@ -104,7 +113,13 @@ class Export:
         )
 
     def _write(
-        self, target: Target, out: Path, name: str, numerics: Numerics, tried: list[dict[str, str]]
+        self,
+        target: Target,
+        out: Path,
+        name: str,
+        numerics: Numerics,
+        tried: list[dict[str, str]],
+        folder: Path,
     ) -> dict[str, Any]:
         form = numerics.form(name, target)
         traced, prompts = self._trace(target)
@@ -126,11 +141,11 @@ class Export:
             path = directory / ONNX
             ir.save(written, path)
             onnx.checker.check_model(str(path), full_check=True)
-            stored = check_prompts(written, prompts)
+            stored = check_prompts(path, prompts)
             if target.prompts.mode == "bound":
                 save_file(stored, directory / PROMPTS)
             inputs = ports(written, target, stored)
-            parity = self._parity(path, graph, form, stored, target)
+            parity = (self._held_out() if int8 else self)._parity(path, graph, form, stored, target, folder)
             if int8:
                 int8 = judged(int8, written, parity, target.bounds)
             else:
@@ -155,19 +170,40 @@ class Export:
     def _quantised(
         self, graph: ir.Model, form: Form, prompts: Mapping[str, np.ndarray], target: Target
     ) -> tuple[ir.Model, dict[str, Any] | None]:
-        """The graph as it is, or with int8 layers and what the sidecar says of them."""
+        """The graph as it is, or with int8 layers, calibrated on every second clip, and what the sidecar says."""
         if not target.int8:
             return graph, None
-        clips = np.unique(np.linspace(0, len(self.frames) - 1, INT8_CLIPS).astype(int))
+        if len(self.frames) < 2:
+            raise ConfigError(
+                "int8 needs two clips at least: it is calibrated on one half and judged on the other",
+                found=f"{len(self.frames)} clip",
+                fix="give a list of more clips, or more of it (--count)",
+            )
+        clips = 2 * np.unique(np.linspace(0, (len(self.frames) - 1) // 2, INT8_CLIPS).astype(int))
         values = {} if target.prompts.mode == "folded" else dict(prompts)
         feeds = [{**self._feed(target, self.frames[clip]), **values} for clip in clips]
         return quantise(graph, form.keep(graph.graph), feeds, symmetric=target.compiler is not None)
+
+    def _held_out(self) -> Export:
+        """The same on the clips alone that int8 is not calibrated on."""
+        held_out = copy(self)
+        held_out.frames, held_out.reference = self.frames[1::2], self.reference[1::2]
+        held_out.classes = None if self.classes is None else self.classes[1::2]
+        held_out.golden = _standing_out(held_out.reference)
+        held_out._parities = {}
+        return held_out
 
     def _feed(self, target: Target, frames: np.ndarray) -> dict[str, np.ndarray]:
         return {INPUT: frames[None] if target.input == "uint8" else normalise(frames, self.clip)[None]}
 
     def _parity(
-        self, path: Path, graph: ir.Model, form: Form, prompts: Mapping[str, np.ndarray], target: Target
+        self,
+        path: Path,
+        graph: ir.Model,
+        form: Form,
+        prompts: Mapping[str, np.ndarray],
+        target: Target,
+        folder: Path,
     ) -> dict[str, Any]:
         """Parity of a float32 file; below that of a twin that rounds, and of the file itself on one golden clip.
 
@@ -176,24 +212,26 @@ class Export:
             graph: the same before its types were written.
             form: the types.
             prompts: values of the prompts that are inputs.
-            target: gives the clips a run.
+            target: gives the clips a run, as many as its batch takes, and the runtime.
+            folder: for the twin.
         """
-        rows = min(target.batch.opt, len(self.frames))
-        key = (sha256(path), rows, form)
+        rows = min(target.batch.max, len(self.frames))
+        name = "openvino-float32" if target.runtime == "openvino" else "onnxruntime-cpu"
+        key = (sha256(path), rows, form, name)
         if key in self._parities:  # platforms share graphs
             return self._parities[key]
         if form.precision == "float32":
-            report = compare(path, self.reference, self.frames, self.clip, prompts, rows, self.classes)
+            report = compare(path, self.reference, self.frames, self.clip, prompts, rows, self.classes, name)
         else:
-            with tempfile.TemporaryDirectory() as folder:
-                twin = Path(folder) / ONNX
-                ir.save(emulated(graph.clone(), form), twin)
-                wide = {name: values.astype(np.float32) for name, values in prompts.items()}
-                report = compare(twin, self.reference, self.frames, self.clip, wide, rows, self.classes)
+            twin = folder / ONNX
+            ir.save(emulated(graph.clone(), form), twin)
+            wide = {name: values.astype(np.float32) for name, values in prompts.items()}
+            report = compare(twin, self.reference, self.frames, self.clip, wide, rows, self.classes)
             report["session"] = f"ONNX Runtime, CPU, float32 rounded to {form.precision} wherever the types say so"
+            report["file"] = None
             if form.precision != "bfloat16":  # which ONNX Runtime's CPU has no products for
-                one = self.golden[:1]
-                own = compare(path, self.reference[one], self.frames[one], self.clip, prompts)
+                one = self.golden[: target.batch.min]
+                own = compare(path, self.reference[one], self.frames[one], self.clip, prompts, len(one))
                 gate(own, target.bounds)
                 report["file"] = {"max_abs": own["max_abs"], "clips": len(one)}
         self._parities[key] = report
@@ -225,13 +263,20 @@ class Export:
             self._traces[key] = trace(module, torch.from_numpy(example)), constants(module)
         return self._traces[key]
 
-    def _ranges(self, target: Target) -> Numerics:
-        """Ranges on the calibration clips, run once for all targets below float32."""
+    def _ranges(self, target: Target, folder: Path) -> Numerics:
+        """Ranges on the calibration clips, run once for all targets below float32; `folder` is for the graph."""
         traced, prompts = self._trace(target)
         if target.precision == "float32":
             return Numerics([], prompts)
         if self._numerics is None:
             graph, _ = untyped(traced, prompts, Prompts(), Form("float32", "decomposed", 20))
-            clips = self.frames[:CALIBRATION_CLIPS]
-            self._numerics = Numerics(measure(graph, (self._feed(target, frames) for frames in clips)), prompts)
+            clips = self.frames[np.unique(np.linspace(0, len(self.frames) - 1, CALIBRATION_CLIPS).astype(int))]
+            feeds = [self._feed(target, frames) for frames in clips]
+            self._numerics = Numerics(measure(graph, feeds, folder), prompts)
         return self._numerics
+
+
+def _standing_out(reference: np.ndarray) -> np.ndarray:
+    """Golden clips: those whose first label stands out; among so few, no rounding may change it."""
+    margins = np.diff(np.sort(reference, axis=1)[:, -2:], axis=1).sum(axis=1)
+    return np.argsort(-margins, kind="stable")[:GOLDEN_CLIPS]

@@ -107,7 +107,7 @@ class Target(Strict):
         prompts: constants or inputs.
     """
 
-    name: str
+    name: str = Field(pattern=r"^[\w.-]*\w$")
     runtime: Literal["onnxruntime-cpu", "onnxruntime-cuda", "openvino", "tensorrt", "tensorrt-rtx"]
     version: str = ""
     opset: int = Field(ge=13, le=ATTENTION_OPSET)

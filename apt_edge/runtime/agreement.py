@@ -37,11 +37,11 @@ def failures(report: Mapping[str, Any], tolerance: Mapping[str, float]) -> list[
         return ["logits are not finite"]
     found = []
     bound = tolerance["max_abs"] * max(1.0, report["max_logit"])
-    if report["max_abs"] > bound:
+    if not report["max_abs"] <= bound:
         found.append(f"max |logit difference| is {report['max_abs']:.3g}, the target allows {bound:.3g}")
-    if report["top1_agreement"] < tolerance["top1_agreement"]:
+    if not report["top1_agreement"] >= tolerance["top1_agreement"]:
         found.append(f"the first label agrees on {report['top1_agreement']:.0%} of {report['clips']} clips")
-    if report["kl"] > tolerance["kl"]:
+    if not report["kl"] <= tolerance["kl"]:
         found.append(f"the divergence is {report['kl']:.3g} nats, the target allows {tolerance['kl']:.3g}")
     return found
 

@@ -71,7 +71,10 @@ class OpenVinoSession:
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once; `feeds` must have the inputs' names, types and shapes, else ModelError."""
         check_feeds(self.inputs, feeds)
-        results = self._request.infer(dict(feeds), share_inputs=True)  # the outputs are copies
+        try:
+            results = self._request.infer(dict(feeds), share_inputs=True)  # the outputs are copies
+        except RuntimeError as error:
+            raise ModelError("openvino cannot run the graph", found=str(error), fix="export again") from None
         return {name: results[name] for name in self.outputs}
 
 

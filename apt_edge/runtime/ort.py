@@ -58,7 +58,11 @@ class OrtSession:
     def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Run once; `feeds` must have the inputs' names, types and shapes, else ModelError."""
         check_feeds(self.inputs, feeds)
-        return dict(zip(self.outputs, self._session.run(None, dict(feeds)), strict=True))
+        try:
+            results = self._session.run(None, dict(feeds))
+        except Exception as error:  # onnxruntime's exceptions share no base class but Exception
+            raise ModelError("onnxruntime cannot run the graph", found=str(error), fix="export again") from None
+        return dict(zip(self.outputs, results, strict=True))
 
 
 def _onnxruntime() -> ModuleType:

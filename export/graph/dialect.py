@@ -33,9 +33,13 @@ class Form:
     islands: frozenset[str] = frozenset()
     written: bool = True
 
+    def _island(self, name: str) -> bool:
+        """Whether a node is an island or a piece of one: older opsets write an operator in several."""
+        return name in self.islands or any(name.startswith(f"{island}/") for island in self.islands)
+
     def keep(self, graph: ir.Graph) -> set[ir.Node]:
         """The nodes that stay in float32."""
-        chosen = {node for node in graph if node.name in self.islands}
+        chosen = {node for node in graph if self._island(node.name or "")}
         if self.accumulation:
             chosen |= {node for node in graph if node.op_type == "Attention"}
         if not self.written:

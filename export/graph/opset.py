@@ -64,14 +64,14 @@ def _replace(node: ir.Node, value: Value) -> None:
 
 
 def _gelu(node: ir.Node) -> Value:
-    """x (1 + erf(x / sqrt 2)) / 2."""
+    """x / 2 (1 + erf(x / sqrt 2))."""
     graph, x = node.graph, node.inputs[0]
     assert graph is not None
     scaled = insert(node, "Mul", [x, _number(graph, x, math.sqrt(0.5))], f"{node.name}/scaled")
     erf = insert(node, "Erf", [scaled], f"{node.name}/erf")
     one_more = insert(node, "Add", [erf, _number(graph, x, 1.0)], f"{node.name}/one_more")
-    product = insert(node, "Mul", [x, one_more], f"{node.name}/product")
-    return insert(node, "Mul", [product, _number(graph, x, 0.5)], f"{node.name}/half")
+    half = insert(node, "Mul", [x, _number(graph, x, 0.5)], f"{node.name}/half")  # first: nothing gets larger than x
+    return insert(node, "Mul", [half, one_more], f"{node.name}/product")
 
 
 def _layer_norm(node: ir.Node) -> Value:

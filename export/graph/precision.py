@@ -111,14 +111,17 @@ def rounded(model: ir.Model, precision: str, float32: set[ir.Node]) -> None:
         copy = rules.constant(graph, f"{constant.name}/{precision}", narrowed)
         for use in readers:
             use.node.replace_input_with(use.idx, copy)
-    for node in list(graph):
-        for value in node.outputs:
-            readers = [use for use in value.uses() if node not in float32 or use.node not in float32]
-            if value.dtype != FLOAT or not readers or (node.op_type in MOVES and node not in float32):
-                continue
-            narrow = insert(readers[0].node, "Cast", [value], f"{value.name}/narrow", to=int(half))
-            wide = insert(readers[0].node, "Cast", [narrow], f"{value.name}/wide", to=int(FLOAT))
-            narrow.type, wide.type, wide.shape = ir.TensorType(half), ir.TensorType(FLOAT), value.shape
-            for use in readers:
-                use.node.replace_input_with(use.idx, wide)
+    stored = [(port, True) for port in graph.inputs]
+    stored += [
+        (v, node in float32) for node in graph if node.op_type not in MOVES or node in float32 for v in node.outputs
+    ]
+    for value, wide in stored:
+        readers = [use for use in value.uses() if not (wide and use.node in float32)]
+        if value.dtype != FLOAT or not readers:
+            continue
+        narrow = insert(readers[0].node, "Cast", [value], f"{value.name}/narrow", to=int(half))
+        again = insert(readers[0].node, "Cast", [narrow], f"{value.name}/wide", to=int(FLOAT))
+        narrow.type, again.type, again.shape = ir.TensorType(half), ir.TensorType(FLOAT), value.shape
+        for use in readers:
+            use.node.replace_input_with(use.idx, again)
     common.TopologicalSortPass()(model)

@@ -177,18 +177,24 @@ def judged(
     Args:
         report: from `quantise`.
         model: the typed graph.
-        parity: what its logits are, against float32.
+        parity: what its logits are, against float32, on clips that it was not calibrated on.
         tolerance: the bounds.
 
     Returns:
-        `report` with `weight_bytes` (as a share of what they would be without int8), `drift`, and `accuracy` where the
-        clips' classes are known.
+        `report` with `weight_bytes` (as a share of what they would be without int8), `judged_clips`, and on those
+        `drift`, and `accuracy` where their classes are known.
 
     Raises:
         GateError: int8 moves the logits too far.
     """
     moved = {key: parity[key] for key in ("max_abs", "kl", "centred_cosine", "top1_agreement")}
-    entry = {**report, "weight_bytes": _weight_bytes(model), "drift": moved, "accuracy": parity.get("accuracy")}
+    entry = {
+        **report,
+        "weight_bytes": _weight_bytes(model),
+        "judged_clips": parity["clips"],
+        "drift": moved,
+        "accuracy": parity.get("accuracy"),
+    }
     broken = failures(parity, tolerance.model_dump())
     if broken:
         raise GateError(
@@ -218,6 +224,7 @@ def describe(entry: Mapping[str, Any]) -> str:
     if accuracy:
         right = f", accuracy {accuracy['before']:.1%} -> {accuracy['after']:.1%} on {accuracy['clips']} clips"
     return (
-        f"int8 in {entry['layers']} of {entry['of']} linear layers ({entry['calibration_clips']} calibration clips), "
+        f"int8 in {entry['layers']} of {entry['of']} linear layers (calibrated on {entry['calibration_clips']} clips, "
+        f"judged on {entry['judged_clips']} others), "
         f"{entry['weight_bytes']:.0%} of the weight bytes{cosine}{right}"
     )

@@ -16,16 +16,16 @@ from apt_edge.clip import ClipSpec
 from apt_edge.errors import GateError
 from apt_edge.runtime.agreement import agreement, failures
 from apt_edge.runtime.model_dir import OUTPUT, feeds
-from apt_edge.runtime.ort import OrtSession
+from apt_edge.runtime.sessions import SESSIONS
 from apt_edge.video.preprocess import normalise
 from export.target import Tolerance
 
 
-def check_prompts(graph: ir.Model, prompts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+def check_prompts(path: Path, prompts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The prompts as the graph takes them: every one must be a constant or an input of its name, and unchanged.
 
     Args:
-        graph: the graph as it was written.
+        path: the file, which is read back.
         prompts: float32, `[1, h, n, d]`.
 
     Returns:
@@ -34,6 +34,7 @@ def check_prompts(graph: ir.Model, prompts: Mapping[str, np.ndarray]) -> dict[st
     Raises:
         GateError: a prompt is missing, differs by a bit from its value in that type, or has left its range.
     """
+    graph = ir.load(path)
     ports = {value.name: value for value in graph.graph.inputs}
     stored = {}
     for name, values in prompts.items():
@@ -64,6 +65,7 @@ def compare(
     prompts: Mapping[str, np.ndarray],
     rows: int = 1,
     classes: np.ndarray | None = None,
+    session_name: str = "onnxruntime-cpu",
 ) -> dict[str, Any]:
     """Run the graph in ONNX Runtime on the CPU and compare its logits.
 
@@ -80,7 +82,7 @@ def compare(
         The `agreement`; `centred_cosine` of the logits without their mean over the clips, which plain cosines and
         first labels flatter; `accuracy` before and after, when the classes are known; the reference and the session.
     """
-    session = OrtSession(onnx_path)
+    session = SESSIONS[session_name](onnx_path, None)
     starts = tqdm(range(0, len(frames), rows), desc="parity", unit="run", disable=None, leave=False)
     runs = (frames[start : start + rows] for start in starts)
     found = np.concatenate([session.run(feeds(session.inputs, run, clip, prompts))[OUTPUT] for run in runs])
@@ -88,7 +90,7 @@ def compare(
     if classes is not None:
         before, after = (float((logits.argmax(1) == classes).mean()) for logits in (reference, found))
         report["accuracy"] = {"before": before, "after": after, "clips": len(classes)}
-    return report | {"reference": "PyTorch float32, CPU", "session": "ONNX Runtime, CPU"}
+    return report | {"reference": "PyTorch float32, CPU", "session": session_name}
 
 
 def _centred_cosine(reference: np.ndarray, found: np.ndarray) -> float | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,7 +28,7 @@ class Range:
     readers: tuple[str, ...]
 
 
-def measure(graph: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]]) -> list[Range]:
+def measure(graph: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], folder: Path) -> list[Range]:
     """Run a float32 graph in ONNX Runtime and read out the range of every computed tensor.
 
     Only two numbers a tensor leave the graph, so that memory stays that of one run.
@@ -37,6 +36,7 @@ def measure(graph: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]]) -> list[
     Args:
         graph: float32, attention decomposed, prompts as constants.
         feeds: inputs of one run each.
+        folder: for the graph with its further outputs.
     """
     instrumented = graph.clone()
     watched = [node for node in instrumented.graph if node.op_type in ARITHMETIC]
@@ -52,15 +52,14 @@ def measure(graph: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]]) -> list[
             instrumented.graph.outputs.append(value)
             outputs[name] = node
     largest: dict[str, float] = {}
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "ranges.onnx"
-        ir.save(instrumented, path)
-        session = OrtSession(path)
-        for feed in tqdm(feeds, desc="ranges", unit="clip", disable=None, leave=False):
-            found = session.run(feed)
-            for name, node in outputs.items():
-                seen = abs(float(found[name]))
-                largest[str(node.name)] = max(largest.get(str(node.name), 0.0), seen if seen < math.inf else math.inf)
+    path = folder / "ranges.onnx"
+    ir.save(instrumented, path)
+    session = OrtSession(path)
+    for feed in tqdm(feeds, desc="ranges", unit="clip", disable=None, leave=False):
+        found = session.run(feed)
+        for name, node in outputs.items():
+            seen = abs(float(found[name]))
+            largest[str(node.name)] = max(largest.get(str(node.name), 0.0), seen if seen < math.inf else math.inf)
     return [
         Range(
             str(node.name),

@@ -7,7 +7,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -226,6 +225,35 @@ def test_parity_gate_fails_and_leaves_nothing(tiny_vit, tiny_frames, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_free_batch_is_proved_at_its_largest(tiny_vit, tiny_frames, tmp_path, monkeypatch):
+    chosen = target("openvino-cpu", "batch.max=4")
+    monkeypatch.setattr("export.graph.batch._expand", lambda *_: None)  # prompts stay those of one clip
+    with pytest.raises(ModelError, match="cannot run the graph"):
+        tiny_export(folded_model(tiny_pack(tiny_vit, tokens=8), tiny_vit), tiny_frames).to(chosen, tmp_path / "m")
+    with pytest.raises(ConfigError, match="cannot be proved with one clip"):
+        tiny_export(folded_model(tiny_pack(tiny_vit, tokens=8), tiny_vit), tiny_frames[:1]).to(chosen, tmp_path / "m")
+
+
+def test_another_ones_directory_is_not_replaced(tiny_vit, tiny_frames, tmp_path):
+    (tmp_path / "m").mkdir()
+    (tmp_path / "m" / "notes.txt").write_text("mine")
+    exporting = tiny_export(folded_model(tiny_pack(tiny_vit, tokens=8), tiny_vit), tiny_frames)
+    with pytest.raises(ModelError, match="something else than an export"):
+        exporting.to(target(), tmp_path / "m")
+    assert (tmp_path / "m" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("name", ["", ".", "..", "../../escape", "a/b"])
+def test_a_targets_name_is_one_folder(name):
+    with pytest.raises(ConfigError, match="name"):
+        target("datacenter", f'name="{name}"')
+
+
+def test_openvino_targets_are_proved_in_openvino(tiny_vit, tiny_frames, tmp_path):
+    _, sidecar = export(tiny_vit, tiny_frames, tmp_path / "m", chosen=target("openvino-cpu"), tokens=8)
+    assert sidecar["parity"]["session"] == "openvino-float32"
+
+
 def test_one_pack_one_trace_many_targets(tiny_vit, tiny_frames, tmp_path):
     model = folded_model(tiny_pack(tiny_vit, tokens=8), tiny_vit)
     together = tiny_export(model, tiny_frames)
@@ -282,16 +310,25 @@ exporting.to(target("tensorrt-rtx"), Path(sys.argv[1]))
 
 def test_a_killed_export_leaves_nothing_that_a_second_run_would_use(tmp_path):
     root = Path(__file__).parents[2]
-    command = [sys.executable, "-c", KILLED, str(tmp_path / "m")]
+    scratch, out = tmp_path / "tmp", tmp_path / "out"
+    scratch.mkdir()
+    command = [sys.executable, "-c", KILLED, str(out / "m")]
+    environment = {**os.environ, "TMPDIR": str(scratch)}
     process = subprocess.Popen(
-        [*command, "slowly"], cwd=root, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        [*command, "slowly"],
+        cwd=root,
+        env=environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
     )
     assert process.stdout is not None
     assert process.stdout.readline() == b"compiling\n"
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert not (tmp_path / "m").exists()
-    assert subprocess.run([*command, "now"], cwd=root, capture_output=True, check=False).returncode == 0
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["m"]
-    assert ModelDir.load(tmp_path / "m").facts["gate"]["deterministic"] is True
-    assert time.time() - (tmp_path / "m" / "model.onnx").stat().st_mtime < 60
+    assert not (out / "m").exists()
+    done = subprocess.run([*command, "now"], cwd=root, env=environment, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert [path.name for path in out.iterdir()] == ["m"]
+    assert list(scratch.rglob("*.onnx")) == []
+    assert ModelDir.load(out / "m").facts["gate"]["deterministic"] is True

@@ -13,6 +13,7 @@ import export.model
 from apt_edge.backbone.folded import FoldedModel, folded_model
 from apt_edge.errors import GateError
 from apt_edge.runtime.ort import OrtSession
+from apt_edge.video.preprocess import normalise
 from export.graph import precision
 from export.graph.dialect import Form, emulated, plain_form, untyped
 from export.graph.rules import tidy
@@ -64,7 +65,7 @@ def test_nothing_planted_nothing_found(tiny_vit, tiny_frames, tmp_path):
     assert not found["norm_input_squares_overflow"]
 
 
-def test_ranges_are_those_of_the_model(tiny_vit, tiny_frames):
+def test_ranges_are_those_of_the_model(tiny_vit, tiny_frames, tmp_path):
     model = planted(tiny_vit, channel=300.0)
     module = PromptInputs(rewritten(model, None), Pixels(TINY_CLIP, True))
     graph, _ = untyped(
@@ -73,7 +74,7 @@ def test_ranges_are_those_of_the_model(tiny_vit, tiny_frames):
         Prompts(),
         Form("float32", "decomposed", 20),
     )
-    ranges = {item.node: item for item in measure(graph, [{"clip": frames[None]} for frames in tiny_frames])}
+    ranges = {item.node: item for item in measure(graph, [{"clip": frames[None]} for frames in tiny_frames], tmp_path)}
     seen: dict[str, float] = {}
     blocks = [model.vit.block(index) for index in range(2)]
     for index, block in enumerate(blocks):
@@ -122,9 +123,23 @@ def unrepaired(model, frames):
     return emulated(graph, form)
 
 
-def test_a_value_prompt_a_thousand_times_too_large_gets_float32_accumulation(tiny_vit, tiny_frames, tmp_path):
+@pytest.mark.parametrize("page", ["tensorrt-rtx", "jetson-jp6-orin"])
+def test_a_hidden_unit_beyond_float16_becomes_an_island_in_every_opset(tiny_vit, tiny_frames, tmp_path, page):
+    """Opset 17 writes GELU in pieces: all of them are the island."""
+    model = planted(tiny_vit)
+    model.vit.block(0).fc1.bias.data[3] = 1e5
+    model.vit.block(0).fc2.weight.data[:, 3] = 1e-6
+    found = numerics_of(model, tiny_frames, tmp_path / "m", page)
+    assert found["chosen"] == "float16 with islands of float32"
+    gelu = [node for node in found["float32_nodes"] if node.startswith("blocks.0/Gelu")]
+    assert len(gelu) == (1 if page == "tensorrt-rtx" else 5)
+    assert not np.isfinite(run(unrepaired(model, tiny_frames), tiny_frames, tmp_path)).all()
+
+
+@pytest.mark.parametrize("page", ["tensorrt-rtx", "jetson-jp72", "datacenter"])
+def test_a_value_prompt_a_thousand_times_too_large_gets_float32_accumulation(tiny_vit, tiny_frames, tmp_path, page):
     model = planted(tiny_vit, 1, "value", 1e3)
-    found = numerics_of(model, tiny_frames, tmp_path / "m")
+    found = numerics_of(model, tiny_frames, tmp_path / "m", page)
     assert found["chosen"] == "float16 with float32 accumulation in the attention"
     assert list(found["drowning"]) == ["blocks.1.attn.prompt_value"]
     assert {"blocks.0.attn/Attention", "blocks.1.attn/Attention"} <= set(found["float32_nodes"])
@@ -186,3 +201,12 @@ def refusing_the_first():
         parity.gate(report, tolerance)
 
     return gate
+
+
+def test_the_twin_rounds_a_normalised_clip_as_the_file_does(tiny_vit, tiny_frames):
+    module = PromptInputs(rewritten(planted(tiny_vit), None), None)
+    clip = torch.from_numpy(normalise(tiny_frames[0], TINY_CLIP)[None])
+    graph, _ = untyped(trace(module, clip), constants(module), Prompts(), Form("float16", "decomposed", 17))
+    twin = emulated(graph.clone(), Form("float16", "decomposed", 17))
+    (reader,) = [use.node for use in twin.graph.inputs[0].uses()]
+    assert reader.op_type == "Cast"
