@@ -7,11 +7,12 @@ import json
 from pathlib import Path
 from typing import Any
 
-from apt_edge.errors import run_tool
+from apt_edge.errors import name_missing_packages, run_tool
 
 
 def main() -> None:
     """Entry point of the `apt-edge` command."""
+    name_missing_packages("apt-edge")
     run_tool(_main, "apt-edge")
 
 

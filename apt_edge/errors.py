@@ -14,6 +14,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable
+from types import TracebackType
+
+ROOMS = ("apt_edge.", "train.", "export.", "bench.")  # a module that is missing there is our own mistake
 
 
 class AptEdgeError(Exception):
@@ -65,6 +68,27 @@ class GateError(AptEdgeError):
     """A proof failed: parity, fusion or a regression bound."""
 
     exit_code = 4
+
+
+def name_missing_packages(name: str) -> None:
+    """Make a package that is not installed one message instead of a traceback, from here to the end of the process.
+
+    For tools whose imports need an extra: they fail before `run_tool` is reached.
+
+    Args:
+        name: of the tool; of `room.tool` the room is the extra that has its packages.
+    """
+    room, dot, _ = name.partition(".")
+    packages = f"apt-edge[{room}]" if dot else "apt-edge"
+
+    def hook(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+        if not isinstance(error, ModuleNotFoundError) or not error.name or error.name.startswith(ROOMS):
+            sys.__excepthook__(kind, error, trace)
+            return
+        print(f"{name}: the package {error.name.partition('.')[0]} is not installed", file=sys.stderr)
+        print(f"  fix:   pip install '{packages}'", file=sys.stderr)
+
+    sys.excepthook = hook
 
 
 def run_tool(main: Callable[[], None], name: str) -> None:

@@ -6,6 +6,11 @@ stays raw (no header of ours), its facts go into `model.json`. An engine whose f
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports that need packages of the extra
+    from apt_edge.errors import name_missing_packages
+
+    name_missing_packages("export.to_engine")
+
 import argparse
 import json
 import sys

@@ -6,6 +6,11 @@ clips and, where the target has a compile gate, with a compiler before anything 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the imports that need packages of the extra
+    from apt_edge.errors import name_missing_packages
+
+    name_missing_packages("export.to_onnx")
+
 import argparse
 import json
 import sys

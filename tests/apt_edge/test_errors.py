@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 
 from apt_edge.errors import AptEdgeError, GateError, run_tool
@@ -37,3 +41,34 @@ def test_user_errors_end_in_a_message(capsys, error, code, words):
 def test_our_own_bugs_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_tool(failing(ZeroDivisionError()), "train.tune")
+
+
+def without(package, tool, *arguments):
+    """Run a tool as `python -m` does, without one package."""
+    code = (
+        f"import sys, runpy; sys.modules[{package!r}] = None; sys.argv = {[tool, *arguments]!r}\n"
+        f"runpy.run_module({tool!r}, run_name='__main__', alter_sys=True)"
+    )
+    root = Path(__file__).parents[2]
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False, cwd=root)
+
+
+@pytest.mark.parametrize(
+    ("package", "tool", "install"),
+    [
+        ("torch", "export.to_onnx", "apt-edge[export]"),
+        ("onnxscript", "export.to_onnx", "apt-edge[export]"),
+        ("ml_dtypes", "export.to_onnx", "apt-edge[export]"),
+        ("pydantic", "export.to_engine", "apt-edge[export]"),
+        ("numpy", "apt_edge.cli", "apt-edge"),
+    ],
+)
+def test_a_missing_package_is_named_with_its_extra(package, tool, install):
+    done = without(package, tool, *(["predict", "m", "a.mp4"] if tool == "apt_edge.cli" else ["m"]))
+    name = tool.replace("apt_edge.cli", "apt-edge")
+    assert done.stderr == f"{name}: the package {package} is not installed\n  fix:   pip install '{install}'\n"
+    assert (done.returncode, done.stdout) == (1, "")
+
+
+def test_a_missing_module_of_ours_keeps_its_traceback():
+    assert "Traceback" in without("apt_edge.pack", "export.to_onnx").stderr
