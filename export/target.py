@@ -8,6 +8,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from apt_edge.config import Strict, load_toml
+from export.trtexec.flags import parse
 
 Repair = Literal["islands", "accumulation", "bfloat16"]
 ATTENTION_OPSET = 23
@@ -23,17 +24,17 @@ class Tolerance(Strict):
         kl: largest mean divergence of the class probabilities, nats.
     """
 
-    max_abs: float = Field(gt=0)
+    max_abs: float = Field(gt=0, allow_inf_nan=False)
     top1_agreement: float = Field(ge=0, le=1)
-    kl: float = Field(gt=0)
+    kl: float = Field(gt=0, allow_inf_nan=False)
 
 
 class Int8Tolerance(Tolerance):
     """Bounds with int8: twice the worst drift of nine trained methods on clips that neither trained nor calibrated."""
 
-    max_abs: float = Field(default=0.15, gt=0)
+    max_abs: float = Field(default=0.15, gt=0, allow_inf_nan=False)
     top1_agreement: float = Field(default=0.85, ge=0, le=1)
-    kl: float = Field(default=0.04, gt=0)
+    kl: float = Field(default=0.04, gt=0, allow_inf_nan=False)
 
 
 class Batch(Strict):
@@ -133,6 +134,8 @@ class Target(Strict):
             raise ValueError("the multi-head operator is ONNX Runtime's own")
         if bool(self.version) != (self.runtime == "tensorrt"):
             raise ValueError("version is that of TensorRT, for the runtime tensorrt alone")
+        if self.version:
+            parse(self.version)
         if self.prompts.per_row and not self.batch.dynamic:
             raise ValueError("prompts.per_row needs a batch: set batch.opt and batch.max")
         if self.int8 and not self.strongly_typed:

@@ -79,6 +79,10 @@ def test_an_operator_that_the_target_lacks_is_an_instruction(tiny_vit, tiny_fram
         ("datacenter", ["prompts.mode=bound", "prompts.per_row=true"], "needs a batch"),
         ("datacenter", ["batch.opt=3"], "min <= opt <= max"),
         ("datacenter", ["batch.min=2", "batch.opt=2", "batch.max=2"], "a batch is 1, or a range"),
+        ("datacenter", ["version=banana"], "'banana' is not known"),
+        ("datacenter", ['version="12.0"'], "'12.0' is not known"),
+        ("datacenter", ["tolerance.max_abs=inf"], "finite number"),
+        ("datacenter", ["int8_tolerance.kl=inf"], "finite number"),
     ],
 )
 def test_a_target_that_contradicts_itself_is_an_instruction(page, changes, message):
