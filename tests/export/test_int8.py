@@ -46,7 +46,7 @@ def test_every_linear_layer_of_the_blocks_and_nothing_else(tiny_vit, tiny_frames
     assert left - layers == pooled
     assert (report["layers"], report["of"]) == (len(layers - left), 8)
     assert report["layers"] >= 6
-    assert report["calibration_clips"] == 4
+    assert (report["calibration_clips"], report["judged_clips"]) == (2, 2)
     assert sidecar["opset"] >= 19
     types = {value.name: value.data_type for value in graph.initializer}
     scale = {"float32": onnx.TensorProto.FLOAT, "float16": onnx.TensorProto.FLOAT16}[sidecar["precision"]]
@@ -75,17 +75,18 @@ def test_onnx_runtime_computes_in_int8(tiny_vit, tiny_frames, tmp_path):
 def test_the_report_says_what_the_file_does(tiny_vit, tiny_frames, tmp_path, page):
     model = folded_model(tiny_pack(tiny_vit, tokens=8), tiny_vit)
     classes = torch_logits(model, tiny_frames, TINY_CLIP).argmax(axis=1)
-    classes[0] = (classes[0] + 1) % len(LABELS)
+    classes[1] = (classes[1] + 1) % len(LABELS)
     exporting = tiny_export(model, tiny_frames)
     exporting.classes = classes
     report = exporting.to(target(page, *INT8), tmp_path / "int8")["int8"]
     plain = tiny_export(model, tiny_frames).to(target(page), tmp_path / "plain")
     assert plain["int8"] is None
-    found = np.concatenate([logits(tmp_path / "int8", {"clip": frames[None]}) for frames in tiny_frames])
-    assert report["drift"]["max_abs"] == pytest.approx(np.abs(found - exporting.reference).max(), rel=0.3)
+    others = tiny_frames[1::2]  # that it was not calibrated on
+    found = np.concatenate([logits(tmp_path / "int8", {"clip": frames[None]}) for frames in others])
+    assert report["drift"]["max_abs"] == pytest.approx(np.abs(found - exporting.reference[1::2]).max(), rel=0.3)
     assert report["drift"]["max_abs"] > 2 * plain["parity"]["max_abs"]
     assert 0.9 < report["drift"]["centred_cosine"] < 1
-    assert report["accuracy"] == {"before": 0.75, "after": (found.argmax(1) == classes).mean(), "clips": 4}
+    assert report["accuracy"] == {"before": 0.5, "after": (found.argmax(1) == classes[1::2]).mean(), "clips": 2}
     sizes = {name: (tmp_path / name / "model.onnx").stat().st_size for name in ("int8", "plain")}
     assert report["weight_bytes"] == pytest.approx(sizes["int8"] / sizes["plain"], abs=0.1)
     assert ModelDir.load(tmp_path / "int8").facts["target"]["tolerance"]["max_abs"] == 0.15
@@ -112,7 +113,7 @@ def outlier(vit) -> FoldedModel:
 
 
 def test_a_layer_with_outliers_stays_as_it_is(tiny_vit, tiny_frames, tmp_path, monkeypatch):
-    exporting = tiny_export(outlier(tiny_vit), tiny_frames)
+    exporting = tiny_export(outlier(tiny_vit), np.repeat(tiny_frames, 2, axis=0))  # both halves hold every clip
     report = exporting.to(target("onnxruntime-cpu", *INT8), tmp_path / "m")["int8"]
     left = {item["at"]: item["steps"] for item in report["left"]}
     assert left["blocks.0.fc2/MatMul"] < STEPS
@@ -128,6 +129,29 @@ def test_too_much_drift_is_refused_with_numbers_and_leaves_nothing(tiny_vit, tin
     with pytest.raises(GateError, match=r"(?s)int8 costs too much: max .logit difference.*centred cosine") as caught:
         tiny_export(folded_model(tiny_pack(tiny_vit, tokens=8), tiny_vit), tiny_frames).to(chosen, tmp_path / "m")
     assert caught.value.exit_code == 4
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_int8_is_calibrated_on_one_half_of_the_clips_and_judged_on_the_other(tiny_vit, tiny_frames, tmp_path):
+    model, chosen = folded_model(tiny_pack(tiny_vit, tokens=8), tiny_vit), target("onnxruntime-cpu", *INT8, *LOOSE)
+    made = {}
+    for name, changed in (("as they are", []), ("judged", [1, 3]), ("calibration", [0, 2])):
+        frames = tiny_frames.copy()
+        frames[changed] //= 4
+        sidecar = tiny_export(model, frames).to(chosen, tmp_path / name)
+        made[name] = (sidecar["onnx_sha256"], sidecar["int8"]["drift"])
+        found = np.concatenate([logits(tmp_path / name, {"clip": one[None]}) for one in frames])
+        moved = np.abs(found - tiny_export(model, frames).reference)
+        assert sidecar["parity"]["clips"] == sidecar["int8"]["judged_clips"] == 2
+        assert sidecar["parity"]["mean_abs"] == pytest.approx(moved[1::2].mean(), rel=0.05)
+    assert made["judged"][0] == made["as they are"][0] != made["calibration"][0]
+    assert made["judged"][1] != made["as they are"][1]
+
+
+def test_one_clip_is_too_few_for_int8(tiny_vit, tiny_frames, tmp_path):
+    model = folded_model(tiny_pack(tiny_vit, tokens=8), tiny_vit)
+    with pytest.raises(ConfigError, match=r"(?s)calibrated on one half and judged on the other.*--count"):
+        tiny_export(model, tiny_frames[:1]).to(target("onnxruntime-cpu", *INT8), tmp_path / "m")
     assert list(tmp_path.iterdir()) == []
 
 
