@@ -13,11 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
+import onnx_ir
+import onnxscript
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
 import apt_edge
+import bench.flops
+import bench.suite
 import export
 from apt_edge.backbone.checkpoints import load_backbone, random_backbone
 from apt_edge.backbone.folded import FoldedModel, folded_model
@@ -175,12 +180,13 @@ def random_model(request: RandomModel) -> tuple[nn.Module, TunedModel]:
 
 
 def fingerprint(*more: Path) -> str:
-    """Hash of torch's version and of all sources that an exported graph depends on, and of `more` files."""
-    digest = hashlib.sha256(f"torch {torch.__version__}".encode())
-    library, exporter = Path(apt_edge.__file__).parent, Path(export.__file__).parent
-    sources = [Path(__file__), library / "clip.py", *sorted(TARGETS.glob("*.toml")), *more]
-    for folder in (library / "backbone", library / "methods", exporter):
-        sources += sorted(folder.rglob("*.py"))
+    """Hash of the sources that an exported graph and its proof depend on, the libraries that write it, and `more` files."""
+    libraries = (torch, onnx, onnx_ir, onnxscript)
+    digest = hashlib.sha256(" ".join(f"{library.__name__} {library.__version__}" for library in libraries).encode())
+    sources = [Path(__file__), Path(bench.flops.__file__), Path(bench.suite.__file__), *more]
+    for folder in (Path(apt_edge.__file__).parent, Path(export.__file__).parent):
+        found = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+        sources += sorted(found)
     for source in sources:
         digest.update(source.read_bytes())
     return digest.hexdigest()[:FINGERPRINT]

@@ -128,7 +128,7 @@ def sources_sha256() -> str:
 
 
 def inputs_sha256(candidate: Candidate, target: Target, frames: np.ndarray) -> str:
-    """Hash of all that a cell depends on: weights, target, clips, sources, ONNX Runtime and the compiler."""
+    """Hash of all that a cell depends on: weights, target, clips, sources, libraries and the compiler."""
     facts = [
         candidate.weights,
         target.model_dump(),

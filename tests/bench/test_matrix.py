@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
+import onnx
+import onnx_ir
+import onnxscript
 import pytest
 import torch
 
+import apt_edge
+import export
 from apt_edge.backbone.checkpoints import freeze
 from apt_edge.backbone.folded import folded_model
 from apt_edge.backbone.vit import SIZES, Vit
 from apt_edge.errors import ConfigError, GateError
 from apt_edge.methods.vpt_deep import VptDeepTokens
 from apt_edge.tables import Row
+from bench.build import fingerprint
 from bench.cells import AS_TOKENS, FOLDED, Candidate, trained, untrained
 from bench.matrix import activation_pairs, check, run_matrix, tables
 from bench.rows import ROWS, read_rows
@@ -116,13 +124,65 @@ def test_a_refused_cell_is_shown_and_tried_again(clip_list: Path, tmp_path: Path
     check([again])
 
 
+def test_a_run_with_one_target_keeps_the_others_rows(
+    matrix: tuple[list[Row], Path], clip_list: Path, tmp_path: Path
+) -> None:
+    rows, out = matrix
+    shutil.copy(out / ROWS, tmp_path / ROWS)
+    changed = target(TARGETS[1], "tolerance.kl=1")  # other tolerances are another target: the cell is made again
+    after = run_matrix([candidate("linear")], [changed], clip_list, 2, tmp_path)
+    assert read_rows(tmp_path / ROWS) == after
+    assert (tmp_path / "table.md").read_text().strip() == tables(after)
+    (made,) = [index for index, (one, other) in enumerate(zip(after, rows, strict=True)) if one != other]
+    assert (after[made]["method"], after[made]["target"]) == ("linear", TARGETS[1])
+    assert after[made]["inputs_sha256"] != rows[made]["inputs_sha256"]
+
+
+@pytest.mark.parametrize("path", ["runtime/agreement.py", "video/preprocess.py", "pack.py", "backbone/vit.py"])
+def test_rows_depend_on_the_whole_library(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint()
+    copied = tmp_path / "apt_edge"
+    shutil.copytree(Path(apt_edge.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(apt_edge, "__file__", str(copied / "__init__.py"))
+    assert fingerprint() == before
+    (copied / path).write_text((copied / path).read_text() + "\n")
+    assert fingerprint() != before
+
+
+@pytest.mark.parametrize("path", ["proof/parity.py", "targets/tensorrt-rtx.toml"])
+def test_rows_depend_on_the_whole_exporter(path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint()
+    copied = tmp_path / "export"
+    shutil.copytree(Path(export.__file__).parent, copied, ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.setattr(export, "__file__", str(copied / "__init__.py"))
+    assert fingerprint() == before
+    (copied / path).write_text((copied / path).read_text() + "\n")
+    assert fingerprint() != before
+
+
+@pytest.mark.parametrize("library", [torch, onnx, onnx_ir, onnxscript])
+def test_rows_depend_on_the_libraries(library: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = fingerprint()
+    monkeypatch.setattr(library, "__version__", "0")
+    assert fingerprint() != before
+
+
 def row(method: str, activation: int | None) -> Row:
     return {"method": method, "target": "t", "activation_bytes": activation}
 
 
-def test_the_claim_about_memory_can_fail() -> None:
+def test_the_claim_about_memory_can_fail(capsys: pytest.CaptureFixture[str]) -> None:
     check([row("apt", 9), row(AS_TOKENS, 10), row(FOLDED, 9)])
-    check([row("apt", None), row(AS_TOKENS, None)])
+    assert capsys.readouterr().err == ""
+    for rows in (
+        [row("apt", None), row(AS_TOKENS, None)],
+        [row("apt", 9)],
+        [row(AS_TOKENS, 9), row(FOLDED, 9)],
+        [row("apt", 9) | {"prompts": {"0": 4}}, row(AS_TOKENS, 9) | {"prompts": {"0": 8}}],
+        [row("apt", 9) | {"backbone": "a"}, row(AS_TOKENS, 9) | {"backbone": "b"}],
+    ):
+        check(rows)
+        assert "no pair to compare" in capsys.readouterr().err
     for more in (9, 10):
         with pytest.raises(GateError, match="does not need less activation memory"):
             check([row("apt", more), row(AS_TOKENS, 9)])
@@ -176,6 +236,6 @@ def test_committed_results_say_what_their_rows_say(path: Path) -> None:
     assert len(rows) == len(SETTINGS) * len(TARGETS)
     assert (path / "table.md").read_text().strip() == tables(rows)
     assert not [row for row in rows if "refused" in row]
-    assert {pair["target"] for pair in activation_pairs(rows)} == {
-        page for page in TARGETS if target(page).gate != "none"
-    }
+    pairs = activation_pairs(rows)
+    assert {pair["target"] for pair in pairs} == {page for page in TARGETS if target(page).gate != "none"}
+    assert all(pair["apt"] < pair["tokens"] for pair in pairs)
