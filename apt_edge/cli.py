@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -66,8 +67,18 @@ def _bundle_parser(steps: Any) -> None:
                 "folder", type=Path, nargs="?" if name == "selftest" else None, help="for trtexec's files"
             )
         if name == "measure":
-            step.add_argument("--seconds", type=float, default=30, help="length of the measurement (default 30)")
+            step.add_argument("--seconds", type=_seconds, default=30, help="length of the measurement (default 30)")
             step.add_argument("--threads", type=int, help="threads of the runtime (default: all cores)")
+
+
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = math.nan
+    if not 0 < seconds < math.inf:
+        raise argparse.ArgumentTypeError(f"{text} is not a length: give a number of seconds above 0")
+    return seconds
 
 
 def _predict(args: argparse.Namespace) -> None:

@@ -46,6 +46,9 @@ def load_toml(path: str | Path, model: type[Model], overrides: list[str] | None 
     except FileNotFoundError:
         near = difflib.get_close_matches(path.name, [p.name for p in path.parent.glob("*.toml")], 3)
         raise ConfigError(f"{path} does not exist", fix=f"did you mean {', '.join(near)}?" if near else "") from None
+    except IsADirectoryError:
+        pages = ", ".join(sorted(page.name for page in path.glob("*.toml"))) or "it holds no .toml file"
+        raise ConfigError(f"{path} is a directory", found=pages, fix="name a page in it") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path} is not valid TOML", found=str(error)) from None
     for text in overrides or []:

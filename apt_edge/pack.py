@@ -115,7 +115,7 @@ class PromptPack:
 
     @classmethod
     def load(cls, path: str | Path) -> PromptPack:
-        """Read a pack; raises PackError when the file is missing, cut, or not a pack."""
+        """Read a pack; raises PackError when the file is missing, cut, not a pack, or its numbers are not finite."""
         path = Path(path)
         if not path.is_file():
             raise PackError(f"there is no pack at {path}", fix="give the pack.safetensors of a finished training run")
@@ -128,6 +128,10 @@ class PromptPack:
             raise PackError(f"{path} is not a readable pack", found=str(error), fix=fix) from None
         if header.get("format") != FORMAT:
             raise PackError(f"{path} is not a prompt pack", found=f"format {header.get('format')!r}, not {FORMAT!r}")
+        for name, array in tensors.items():
+            if not np.isfinite(array).all():
+                fix = "tune again, with a smaller learning rate if the loss was not finite"
+                raise PackError(f"{path} holds numbers that are not finite", found=name, fix=fix)
         try:
             return cls(
                 kv=_folded(tensors),

@@ -23,7 +23,7 @@ import numpy as np
 from apt_edge.backbone.checkpoints import load_backbone
 from apt_edge.backbone.folded import folded_model
 from apt_edge.clip import ClipSpec
-from apt_edge.errors import run_tool
+from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import sha256
 from apt_edge.pack import PromptPack
 from apt_edge.video.lists import Item, read_list
@@ -39,8 +39,15 @@ def export_pack(
     """Export a pack file with its backbone for each target into `out`/<target>; yields directory and sidecar.
 
     Pack, backbone and clips are read once, whatever the number of targets; see `export.model`.
+
+    Raises:
+        ConfigError: `out` cannot be a directory, or the clips are of classes that the pack does not have.
     """
+    targets = list(targets)
+    for target in targets:
+        _check_place(out / target.name)
     pack = PromptPack.load(pack_path)
+    classes = _classes(clips_list, count, pack)
     name = backbone or pack.backbone.name
     model = folded_model(pack, load_backbone(name), name, pack_path)
     facts = {
@@ -52,12 +59,31 @@ def export_pack(
         "form": pack.form,
     }
     frames = clips_of(clips_list, pack.clip, count)
-    classes = np.array([item.label for item in _chosen(clips_list, count)])
     export = Export(model, frames=frames, clip=pack.clip, labels=pack.labels, facts=facts, classes=classes)
     for target in targets:
         print(f"exporting {pack_path} for {target.name}", file=sys.stderr)
         directory = out / target.name
         yield directory, export.to(target, directory)
+
+
+def _check_place(directory: Path) -> None:
+    """Raises ConfigError when a file stands where the directory, or one above it, would be."""
+    there = next(path for path in (directory, *directory.absolute().parents) if path.exists())
+    if not there.is_dir():
+        raise ConfigError(f"{there} is a file", fix="give a directory with --out")
+
+
+def _classes(path: Path, count: int, pack: PromptPack) -> np.ndarray:
+    """Class numbers `[M]` of the clips of `clips_of`; raises ConfigError when the pack has fewer classes."""
+    chosen = _chosen(path, count)
+    for item in chosen:
+        if item.label >= len(pack.labels):
+            raise ConfigError(
+                f"{path} has a clip of class {item.label}, the pack has {len(pack.labels)} classes",
+                found=str(item.path),
+                fix="give a list of the data that the pack was tuned on; its classes count from 0",
+            )
+    return np.array([item.label for item in chosen])
 
 
 def clips_of(path: Path, spec: ClipSpec, count: int) -> np.ndarray:
@@ -70,12 +96,18 @@ def _chosen(path: Path, count: int) -> list[Item]:
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
 
 
+def _count(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of clips: give 1 or more")
+    return int(text)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(prog="export.to_onnx", description="Export a pack to ONNX and prove parity.")
     parser.add_argument("pack", type=Path, help="pack.safetensors of a training run")
     parser.add_argument("--target", type=Path, required=True, nargs="+", help="one or more export/targets/*.toml")
     parser.add_argument("--clips", type=Path, required=True, help="list of videos for the parity gate")
-    parser.add_argument("--count", type=int, default=32, help="how many of them to run (default 32)")
+    parser.add_argument("--count", type=_count, default=32, help="how many of them to run (default 32)")
     parser.add_argument(
         "--set",
         action="append",

@@ -121,3 +121,10 @@ def test_doctor_names_what_is_missing_and_the_fix():
         assert step["ready"] == (not step["missing"])
         assert step["ready"] or "pip install" in step["fix"]
     assert "compile for RTX" in apt_edge("doctor").stdout
+
+
+@pytest.mark.parametrize("seconds", ["nan", "inf", "0", "-1", "long"])
+def test_a_measurement_has_a_length(tmp_path, seconds):
+    done = apt_edge("bundle", "measure", tmp_path, f"--seconds={seconds}")
+    assert done.returncode == 2
+    assert f"{seconds} is not a length: give a number of seconds above 0" in done.stderr

@@ -71,3 +71,8 @@ def test_clip_specs_round_trip_and_refuse_nonsense():
             ClipSpec(**bad)
     with pytest.raises(ConfigError, match="unknown clip field sise"):
         ClipSpec.from_dict({"sise": 3})
+
+
+def test_a_directory_is_asked_for_a_page(recipe):
+    with pytest.raises(ConfigError, match=r"is a directory\s+found: recipe\.toml\s+fix:   name a page in it"):
+        load_toml(recipe.parent, Outer)

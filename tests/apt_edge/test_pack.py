@@ -60,6 +60,15 @@ def test_missing_and_foreign_files_are_refused(tiny_vit, tmp_path):
         PromptPack.load(tmp_path / "vit.safetensors")
 
 
+@pytest.mark.parametrize("bad", [np.nan, np.inf])
+def test_a_pack_with_a_number_that_is_not_finite_is_refused(tiny_vit, tmp_path, bad):
+    pack = tiny_pack(tiny_vit, tokens=4)
+    pack.kv[1].value[0, 2, 3] = bad
+    pack.save(tmp_path / "pack.safetensors")
+    with pytest.raises(PackError, match=r"not finite\s+found: kv\.1\.value"):
+        PromptPack.load(tmp_path / "pack.safetensors")
+
+
 def test_a_pack_checks_itself(tiny_vit):
     pack = tiny_pack(tiny_vit, tokens=4)
     with pytest.raises(PackError, match="5 rows for 1 labels"):
