@@ -180,7 +180,7 @@ def random_model(request: RandomModel) -> tuple[nn.Module, TunedModel]:
 
 
 def fingerprint(*more: Path) -> str:
-    """Hash of the sources that an exported graph and its proof depend on, the libraries that write it, and `more` files."""
+    """Hash of all sources that a graph and its proof depend on, of the libraries that write it, and of `more` files."""
     libraries = (torch, onnx, onnx_ir, onnxscript)
     digest = hashlib.sha256(" ".join(f"{library.__name__} {library.__version__}" for library in libraries).encode())
     sources = [Path(__file__), Path(bench.flops.__file__), Path(bench.suite.__file__), *more]

@@ -26,7 +26,7 @@ from export.graph.rules import tidy
 from export.graph.trace import PromptInputs, constants, trace
 from export.rewrites import Pixels
 from export.target import Prompts
-from tests.apt_edge.methods.conftest import SMALL, clips, double, rebuilt, tuned, vit
+from tests.apt_edge.methods.conftest import CLIP, SMALL, clips, double, rebuilt, tuned, vit
 from tests.conftest import TINY_CLIP, tiny_model
 from tests.export.test_forms import FORMS
 
@@ -72,19 +72,17 @@ def test_the_pooled_norm_in_the_classifier_is_exact(vit, clips, form):
     assert (changed(clips.double()) - model(clips.double())).abs().max() < 1e-11
 
 
+@every_form
 @torch.no_grad()
-def test_the_normalisation_in_the_patch_convolution_is_exact(tiny_vit, tiny_frames):
+def test_the_normalisation_in_the_patch_convolution_is_exact(vit, form):
     """Against float64 arithmetic on the pixels: `normalise` itself rounds to float32."""
-    model = tiny_vit.double()
-    model.positions = model.positions.double()
-    pixels = torch.from_numpy(tiny_frames).double().permute(0, 4, 1, 2, 3)
-    mean, std = (
-        torch.tensor(values, dtype=torch.float64)[:, None, None, None] for values in (TINY_CLIP.mean, TINY_CLIP.std)
-    )
-    wrapped = FoldedModel(model, nn.Identity(), {})
-    changed = copy.deepcopy(wrapped)
-    rewrites.absorb_pixels(changed, TINY_CLIP)
-    assert (changed(pixels) - wrapped((pixels / 255 - mean) / std)).abs().max() < 1e-11
+    model = form_in_float64(vit, form)
+    frames = np.random.default_rng(0).integers(0, 256, (2, CLIP.frames, CLIP.size, CLIP.size, 3))
+    pixels = torch.from_numpy(frames).double().permute(0, 4, 1, 2, 3)
+    mean, std = (torch.tensor(values, dtype=torch.float64)[:, None, None, None] for values in (CLIP.mean, CLIP.std))
+    changed = copy.deepcopy(model)
+    rewrites.absorb_pixels(changed, CLIP)
+    assert (changed(pixels) - model((pixels / 255 - mean) / std)).abs().max() < 1e-11
 
 
 @torch.no_grad()
@@ -134,19 +132,29 @@ def test_the_mean_before_the_last_layer_works_for_tokens_too(tiny_vit, tiny_clip
     assert np.abs(evaluated(before, clip.numpy()) - evaluated(after, clip.numpy())).max() < 1e-11
 
 
-def test_the_dialects_are_one_model_in_float64(tiny_vit, tiny_clips):
+def prompted_in_float64(vit) -> FoldedModel:
+    """The form that `FORMS` leaves out: a backbone as it was, with prompts in the attention of every block."""
+    return rebuilt(vit, double(tuned(vit, "apt", tokens=8)))
+
+
+SPLIT = pytest.mark.xfail(raises=KeyError, strict=True, reason="a Split with its sizes is not lowered below opset 18")
+
+
+@pytest.mark.parametrize(
+    "form", [pytest.param(form, marks=SPLIT if form == "serial" else ()) for form in [*FORMS, "prompts"]]
+)
+def test_the_dialects_are_one_model_in_float64(vit, clips, form):
     """`attention` against `decomposed`; ONNX Runtime's own operator has float32 kernels alone."""
-    tuned_model = tiny_model(tiny_vit, tokens=8).double()
-    tiny_vit.positions = tiny_vit.positions.double()
-    model = FoldedModel(tiny_vit, tuned_model.head, tuned_model.method.fold(tiny_vit)).requires_grad_(False)
+    model = prompted_in_float64(vit) if form == "prompts" else form_in_float64(vit, form)
     rewrites.scale_queries(model)
-    module = PromptInputs(model, None)
-    clip = torch.from_numpy(tiny_clips[:1]).double()
+    module = PromptInputs(model.requires_grad_(False), None)
+    clip = clips[:1].double()
     graph = trace(module, clip)
     found = [
-        evaluated(untyped(graph, constants(module), Prompts(), Form("float32", form, opset))[0], clip.numpy())
-        for form, opset in [("decomposed", 20), ("decomposed", 17), ("decomposed", 13), ("attention", 23)]
+        evaluated(untyped(graph, constants(module), Prompts(), Form("float32", dialect, opset))[0], clip.numpy())
+        for dialect, opset in [("decomposed", 20), ("decomposed", 17), ("decomposed", 13), ("attention", 23)]
     ]
+    assert np.abs(found[0] - model(clip).numpy()).max() < 1e-6  # ONNX keeps a norm's epsilon in float32
     for other in found[1:]:
         assert np.abs(other - found[0]).max() < 1e-11
 
