@@ -131,7 +131,7 @@ class Export:
             dynamic=target.batch.dynamic,
             early_pooling=target.early_pooling,
         )
-        graph, int8 = self._quantised(graph, form, prompts, target)
+        graph, int8 = self._quantised(graph, form, prompts, target, folder)
         written = typed(graph.clone(), form)
         ops = check_operators(written, target.operators, target.name)
         written.metadata_props.update(
@@ -168,7 +168,7 @@ class Export:
         return sidecar
 
     def _quantised(
-        self, graph: ir.Model, form: Form, prompts: Mapping[str, np.ndarray], target: Target
+        self, graph: ir.Model, form: Form, prompts: Mapping[str, np.ndarray], target: Target, folder: Path
     ) -> tuple[ir.Model, dict[str, Any] | None]:
         """The graph as it is, or with int8 layers, calibrated on every second clip, and what the sidecar says."""
         if not target.int8:
@@ -182,7 +182,7 @@ class Export:
         clips = 2 * np.unique(np.linspace(0, (len(self.frames) - 1) // 2, INT8_CLIPS).astype(int))
         values = {} if target.prompts.mode == "folded" else dict(prompts)
         feeds = [{**self._feed(target, self.frames[clip]), **values} for clip in clips]
-        return quantise(graph, form.keep(graph.graph), feeds, symmetric=target.compiler is not None)
+        return quantise(graph, form.keep(graph.graph), feeds, target.compiler is not None, folder)
 
     def _held_out(self) -> Export:
         """The same on the clips alone that int8 is not calibrated on."""

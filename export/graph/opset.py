@@ -24,7 +24,7 @@ def lower(model: ir.Model, opset: int) -> None:
             _replace(node, _layer_norm(node))
     for node in model.graph:
         if node.op_type == "Split" and opset < 18:
-            del node.attributes["num_outputs"]
+            node.attributes.pop("num_outputs", None)
         if node.op_type == "ReduceMean" and opset < 18 and len(node.inputs) > 1:
             axes = array(node.inputs[1])
             assert axes is not None

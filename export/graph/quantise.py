@@ -8,7 +8,6 @@ kernel takes as many tokens as a clip has.
 from __future__ import annotations
 
 import math
-import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,7 +34,9 @@ STEPS = 6.0
 RANGE = 2e-5
 
 
-def quantise(model: ir.Model, float32: set[ir.Node], feeds: Feeds, symmetric: bool) -> tuple[ir.Model, dict[str, Any]]:
+def quantise(
+    model: ir.Model, float32: set[ir.Node], feeds: Feeds, symmetric: bool, folder: Path
+) -> tuple[ir.Model, dict[str, Any]]:
     """Quantise the linear layers of an untyped graph: those with constant weights that may leave float32.
 
     A layer whose input has outliers stays as it is, see `STEPS`; it is in the report.
@@ -46,6 +47,7 @@ def quantise(model: ir.Model, float32: set[ir.Node], feeds: Feeds, symmetric: bo
         feeds: inputs of one run for each calibration clip.
         symmetric: whether zero stands for zero in the grid of the inputs, as TensorRT demands; else the grid spans
             the range, and what follows a GELU gets one bit more.
+        folder: for the graph with its further outputs.
 
     Returns:
         The graph, and for the sidecar: `layers` of all linear layers `of` the blocks, those that were `left`,
@@ -56,7 +58,7 @@ def quantise(model: ir.Model, float32: set[ir.Node], feeds: Feeds, symmetric: bo
     """
     linear = [node for node in model.graph if node.op_type == "MatMul" and array(node.inputs[1]) is not None]
     able = [node for node in linear if node not in float32]
-    spreads = _calibrate(model, able, feeds)
+    spreads = _calibrate(model, able, feeds, folder / "spreads.onnx")
     steps = {name: spread.steps(symmetric) for name, spread in spreads.items()}
     chosen = [node for node in able if steps[str(node.name)] >= STEPS]
     left = [{"at": str(node.name), "steps": steps.get(str(node.name))} for node in linear if node not in chosen]
@@ -89,7 +91,7 @@ class _Spread(NamedTuple):
         return self.rms / step if step > 0 else math.inf
 
 
-def _calibrate(model: ir.Model, layers: Sequence[ir.Node], feeds: Feeds) -> dict[str, _Spread]:
+def _calibrate(model: ir.Model, layers: Sequence[ir.Node], feeds: Feeds, path: Path) -> dict[str, _Spread]:
     """Spread of each layer's input, by the layer's name.
 
     ONNX Runtime's own calibration would keep every attention's scores until a run ends: 4 GB for ViT-S.
@@ -104,10 +106,9 @@ def _calibrate(model: ir.Model, layers: Sequence[ir.Node], feeds: Feeds) -> dict
             value = insert(node, kind, [source], f"{node.name}:{kind}", keepdims=0)
             value.type, value.shape = ir.TensorType(FLOAT), ir.Shape([])
             probe.graph.outputs.append(value)
-    with tempfile.TemporaryDirectory() as folder:
-        ir.save(probe, Path(folder) / "probe.onnx")
-        session = OrtSession(Path(folder) / "probe.onnx")
-        runs = [session.run(feed) for feed in feeds]
+    ir.save(probe, path)
+    session = OrtSession(path)
+    runs = [session.run(feed) for feed in feeds]
     return {
         name: _Spread(
             min(0.0, *(float(run[f"{name}:ReduceMin"]) for run in runs)),

@@ -137,12 +137,7 @@ def prompted_in_float64(vit) -> FoldedModel:
     return rebuilt(vit, double(tuned(vit, "apt", tokens=8)))
 
 
-SPLIT = pytest.mark.xfail(raises=KeyError, strict=True, reason="a Split with its sizes is not lowered below opset 18")
-
-
-@pytest.mark.parametrize(
-    "form", [pytest.param(form, marks=SPLIT if form == "serial" else ()) for form in [*FORMS, "prompts"]]
-)
+@pytest.mark.parametrize("form", [*FORMS, "prompts"])
 def test_the_dialects_are_one_model_in_float64(vit, clips, form):
     """`attention` against `decomposed`; ONNX Runtime's own operator has float32 kernels alone."""
     model = prompted_in_float64(vit) if form == "prompts" else form_in_float64(vit, form)
