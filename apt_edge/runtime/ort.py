@@ -32,6 +32,7 @@ class OrtSession:
         model_path: the `.onnx` file.
         threads: threads within one operator; all cores when None.
         providers: execution providers. They run the whole graph or nothing does: another one never steps in.
+        keep_memory: whether buffers are kept from run to run, which is faster and takes more.
 
     Raises:
         MissingDependency: onnxruntime is not installed.
@@ -39,7 +40,13 @@ class OrtSession:
         ModelError: the file is missing, damaged or newer than onnxruntime.
     """
 
-    def __init__(self, model_path: str | Path, threads: int | None = None, providers: Sequence[str] = (CPU,)) -> None:
+    def __init__(
+        self,
+        model_path: str | Path,
+        threads: int | None = None,
+        providers: Sequence[str] = (CPU,),
+        keep_memory: bool = True,
+    ) -> None:
         ort = _onnxruntime()
         path = Path(model_path)
         if not path.is_file():
@@ -51,7 +58,7 @@ class OrtSession:
                 found=", ".join(ort.get_available_providers()),
                 fix="choose one of these, or install the onnxruntime package that has it (apt-edge[gpu] for CUDA)",
             )
-        self._session = _load(ort, path, threads, list(providers))
+        self._session = _load(ort, path, threads, list(providers), keep_memory)
         self.inputs = {port.name: _spec(port) for port in self._session.get_inputs()}
         self.outputs = {port.name: _spec(port) for port in self._session.get_outputs()}
 
@@ -75,11 +82,12 @@ def _onnxruntime() -> ModuleType:
     return onnxruntime
 
 
-def _load(ort: ModuleType, path: Path, threads: int | None, providers: list[str]) -> Any:
+def _load(ort: ModuleType, path: Path, threads: int | None, providers: list[str], keep_memory: bool) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # warnings about constant folding would land on stderr between results
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
+    options.enable_cpu_mem_arena = keep_memory
     # As soon as its inputs are there: the usual order may keep results of all layers alive until the end.
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
     if CPU not in providers:

@@ -107,7 +107,7 @@ def _calibrate(model: ir.Model, layers: Sequence[ir.Node], feeds: Feeds, path: P
             value.type, value.shape = ir.TensorType(FLOAT), ir.Shape([])
             probe.graph.outputs.append(value)
     ir.save(probe, path)
-    session = OrtSession(path)
+    session = OrtSession(path, keep_memory=False)
     runs = [session.run(feed) for feed in feeds]
     return {
         name: _Spread(

@@ -16,6 +16,8 @@ from apt_edge.clip import ClipSpec
 from apt_edge.errors import GateError
 from apt_edge.runtime.agreement import agreement, failures
 from apt_edge.runtime.model_dir import OUTPUT, feeds
+from apt_edge.runtime.ort import OrtSession
+from apt_edge.runtime.session import Session
 from apt_edge.runtime.sessions import SESSIONS
 from apt_edge.video.preprocess import normalise
 from export.target import Tolerance
@@ -82,7 +84,8 @@ def compare(
         The `agreement`; `centred_cosine` of the logits without their mean over the clips, which plain cosines and
         first labels flatter; `accuracy` before and after, when the classes are known; the reference and the session.
     """
-    session = SESSIONS[session_name](onnx_path, None)
+    frugal = session_name == "onnxruntime-cpu"
+    session: Session = OrtSession(onnx_path, keep_memory=False) if frugal else SESSIONS[session_name](onnx_path, None)
     starts = tqdm(range(0, len(frames), rows), desc="parity", unit="run", disable=None, leave=False)
     runs = (frames[start : start + rows] for start in starts)
     found = np.concatenate([session.run(feeds(session.inputs, run, clip, prompts))[OUTPUT] for run in runs])

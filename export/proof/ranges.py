@@ -54,7 +54,7 @@ def measure(graph: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], folder: 
     largest: dict[str, float] = {}
     path = folder / "ranges.onnx"
     ir.save(instrumented, path)
-    session = OrtSession(path)
+    session = OrtSession(path, keep_memory=False)
     for feed in tqdm(feeds, desc="ranges", unit="clip", disable=None, leave=False):
         found = session.run(feed)
         for name, node in outputs.items():
