@@ -35,10 +35,12 @@ def interruptible() -> Iterator[threading.Event]:
 def make_monitor(trt: Any, interrupted: threading.Event) -> Any:
     """A progress monitor that prints a line every few seconds and ends the build once `interrupted` is set.
 
-    None for a version without progress monitors.
+    None for a version without progress monitors. TensorRT-RTX builds to the end, a matter of seconds: the process ended in
+    a segmentation fault where its build was cancelled (1.7.1, once in many).
     """
     if not hasattr(trt, "IProgressMonitor"):
         return None
+    cancels = trt.__name__ == "tensorrt"
 
     class Monitor(trt.IProgressMonitor):
         """Steps of each phase that is under way."""
@@ -58,6 +60,6 @@ def make_monitor(trt: Any, interrupted: threading.Event) -> Any:
             if time.monotonic() >= self.due:
                 print(f"{phase_name}: {step + 1} of {self.steps.get(phase_name, '?')}", file=sys.stderr, flush=True)
                 self.due = time.monotonic() + SECONDS
-            return not interrupted.is_set()
+            return not (cancels and interrupted.is_set())
 
     return Monitor()
