@@ -35,8 +35,7 @@ def interruptible() -> Iterator[threading.Event]:
 def make_monitor(trt: Any, interrupted: threading.Event) -> Any:
     """A progress monitor that prints a line every few seconds and ends the build once `interrupted` is set.
 
-    None for a version without progress monitors. TensorRT-RTX builds to the end, a matter of seconds: the process ended in
-    a segmentation fault where its build was cancelled (1.7.1, once in many).
+    None for a version without progress monitors. TensorRT-RTX builds to the end, which is a matter of seconds.
     """
     if not hasattr(trt, "IProgressMonitor"):
         return None

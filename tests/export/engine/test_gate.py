@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
+import subprocess
+import sys
 
 import onnx
 import pytest
@@ -134,20 +134,24 @@ def test_progress_is_told_and_the_plan_is_the_same(tmp_path, monkeypatch, capsys
     assert re.search(r"^Building engine: \d of \d$", capsys.readouterr().err, re.MULTILINE)
 
 
-def test_an_interrupted_build_ends_in_an_interrupt(tmp_path, monkeypatch):
-    graph = attention_graph(tmp_path / "m.onnx")
-    steps = []
+INTERRUPTED = """
+import builtins, os, signal, sys
+from pathlib import Path
+from export.engine import progress
+from export.engine.compiler import build
 
-    def interrupt(*_, **__):
-        steps.append(1)
-        os.kill(os.getpid(), signal.SIGINT)
+progress.SECONDS = 0
+builtins.print = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)
+try:
+    build("tensorrt-rtx", Path(sys.argv[1]))
+except KeyboardInterrupt:
+    sys.exit(7 if signal.getsignal(signal.SIGINT) is signal.default_int_handler else 8)
+"""
 
-    monkeypatch.setattr(progress, "SECONDS", 0)
-    monkeypatch.setattr("builtins.print", interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        build("tensorrt-rtx", graph)
-    assert steps
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+def test_an_interrupted_build_ends_in_an_interrupt(tmp_path):
+    command = [sys.executable, "-c", INTERRUPTED, str(attention_graph(tmp_path / "m.onnx"))]
+    assert subprocess.run(command, capture_output=True, check=False, cwd=Path(__file__).parents[3]).returncode == 7
 
 
 def test_layer_table_with_names_that_hold_brackets():
