@@ -77,7 +77,7 @@ def replace_directory(new: Path, path: Path) -> None:
     Raises:
         NotADirectoryError: `path` is a file.
     """
-    if path.exists() and not path.is_dir():
+    if path.is_file():  # one look: two would see another process's replacement between them
         raise NotADirectoryError(f"{path} is a file, not a directory")
     old = path.with_name(f".{path.name}.{OLD}.{os.getpid()}.tmp")
     while True:
