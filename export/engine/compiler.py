@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -78,6 +79,8 @@ def build(
     """
     trt: Any = load_compiler(name)
     log = _logger(trt)
+    log.lines.clear()
+    log.errors.clear()
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         raise AptEdgeError(
             f"{name} {trt.__version__} cannot build strongly typed graphs",
@@ -150,7 +153,10 @@ def _describe(trt: Any, log: Any, name: str, plan: bytes) -> Build:
     return Build(f"{name} {trt.__version__}", plan, layers, activation, log_total("Weights", text))
 
 
+@cache
 def _logger(trt: Any) -> Any:
+    """The one logger of a compiler in this process: TensorRT goes on writing to the first one that it was given."""
+
     class Log(trt.ILogger):
         """Keeps every message: the verbose ones hold the layer table."""
 
