@@ -26,7 +26,7 @@ from apt_edge.tables import MISSING, Column, Row, markdown_table, number
 from bench.build import TARGETS
 from bench.cells import AS_TOKENS, FOLDED, Candidate, cell, inputs_sha256, trained, untrained
 from bench.plots import grouped_bars
-from bench.rows import ROWS, read_rows
+from bench.rows import ROWS, read_list
 from export.model import Export
 from export.target import Target, load_target
 from export.to_onnx import clips_of
@@ -55,7 +55,7 @@ def run_matrix(
     _check(candidates)
     path = out / ROWS
     known = {
-        (row["method"], row["target"]): row for row in (read_rows(path, f"remove {path}") if path.is_file() else [])
+        (row["method"], row["target"]): row for row in (read_list(path, f"remove {path}") if path.is_file() else [])
     }
     frames: dict[ClipSpec, np.ndarray] = {}
     with tqdm(total=len(candidates) * len(targets), desc="matrix", unit="cell", disable=None) as bar:

@@ -28,7 +28,7 @@ from apt_edge.tables import Row
 from bench.build import fingerprint
 from bench.cells import AS_TOKENS, FOLDED, Candidate, trained, untrained
 from bench.matrix import activation_pairs, check, run_matrix, tables
-from bench.rows import ROWS, read_rows
+from bench.rows import ROWS, read_list
 from tests.bench.test_unfolded import finished_run
 from tests.conftest import TINY, TINY_CLIP, tiny_model, tiny_pack
 from tests.export.exporting import LABELS, PAGES, target
@@ -131,7 +131,7 @@ def test_a_run_with_one_target_keeps_the_others_rows(
     shutil.copy(out / ROWS, tmp_path / ROWS)
     changed = target(TARGETS[1], "tolerance.kl=1")  # other tolerances are another target: the cell is made again
     after = run_matrix([candidate("linear")], [changed], clip_list, 2, tmp_path)
-    assert read_rows(tmp_path / ROWS) == after
+    assert read_list(tmp_path / ROWS) == after
     assert (tmp_path / "table.md").read_text().strip() == tables(after)
     (made,) = [index for index, (one, other) in enumerate(zip(after, rows, strict=True)) if one != other]
     assert (after[made]["method"], after[made]["target"]) == ("linear", TARGETS[1])
@@ -225,14 +225,14 @@ def test_program(clip_list: Path, tmp_path: Path, tiny_vit: Vit) -> None:
     done = subprocess.run([*command, str(tmp_path)], capture_output=True, text=True, check=False, env=quiet)
     assert done.returncode == 0, done.stderr
     assert done.stdout == (tmp_path / "out" / "table.md").read_text()
-    assert [row["method"] for row in read_rows(tmp_path / "out" / ROWS)] == [FOLDED, AS_TOKENS]
+    assert [row["method"] for row in read_list(tmp_path / "out" / ROWS)] == [FOLDED, AS_TOKENS]
     neither = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (neither.returncode, "either finished runs or --size" in neither.stderr) == (2, True)
 
 
 @pytest.mark.parametrize("path", sorted(RESULTS.glob("export-matrix*")), ids=lambda path: path.name)
 def test_committed_results_say_what_their_rows_say(path: Path) -> None:
-    rows = read_rows(path / ROWS)
+    rows = read_list(path / ROWS)
     assert len(rows) == len(SETTINGS) * len(TARGETS)
     assert (path / "table.md").read_text().strip() == tables(rows)
     assert not [row for row in rows if "refused" in row]

@@ -1,0 +1,53 @@
+"""Rows in the form of `bench.form.Measured`, made from times."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from apt_edge.runtime.timing import paired_ratio, percentile, verdict
+
+ENVIRONMENT = {
+    "system": "Linux",
+    "board": None,
+    "cpu": "Some CPU",
+    "cores": 2,
+    "threads": 1,
+    "governor": None,
+    "load_average": 0.1,
+    "python": "3.12.3",
+    "packages": {"numpy": "2.4.6"},
+    "gpus": [],
+    "commands": {},
+}
+
+
+def measured(times: Mapping[str, Sequence[float]], baseline: str = "none", **changes: Any) -> list[dict[str, Any]]:
+    """One row for each contender's times in ms, its statistics and its ratio to the baseline computed from them."""
+    batch = changes.get("batch", 1)
+    rows = []
+    for name, values in times.items():
+        ms = np.array(values)
+        ratio = paired_ratio(ms, np.array(times[baseline]))
+        row: dict[str, Any] = {"kind": "measured", "suite": "s", "contender": name, "session": "onnxruntime-cpu"}
+        row |= {"device": "Some CPU", "mode": "single-stream", "batch": batch, "method": "apt", "precision": "float32"}
+        row |= {"tokens": 100, "latency_ms_median": float(np.median(ms)), "latency_ms_max": float(ms.max())}
+        row |= {f"latency_ms_p{p}": percentile(ms, p) for p in (90, 95, 99)}
+        row |= {"latency_ms_mean": float(ms.mean()), "latency_ms_per_clip": float(np.median(ms)) / batch}
+        row |= {"latency_cv": float(ms.std() / ms.mean()), "latency_trend": None, "rounds": len(ms)}
+        row |= {"baseline": baseline, "latency_ratio": ratio.median, "latency_ratio_low": ratio.low}
+        row |= {"latency_ratio_high": ratio.high, "verdict": "baseline" if name == baseline else verdict(ratio)}
+        row |= {"gmacs": 1.5, "gmacs_ratio": 1.0, "trainable_parameters": 1234, "accuracy": None, "agreement": None}
+        row |= {"memory": None, "energy": None, "stages": None, "point": None, "clips": "list.csv"}
+        row |= {"model_sha256": "ab" * 32, "pack_sha256": None, "environment": ENVIRONMENT, "times_ms": list(values)}
+        rows.append(row | changes)
+    return rows
+
+
+def noisy(base_ms: float, rounds: int = 40, seed: int = 0, drift: float = 0.0) -> list[float]:
+    """Times around a base with 1 % of noise, and a machine that gets slower by `drift` over the run."""
+    random = np.random.default_rng(seed)
+    slower = 1 + drift * np.linspace(0, 1, rounds)
+    return [float(ms) for ms in base_ms * slower * (1 + 0.01 * random.normal(size=rounds))]
