@@ -5,8 +5,8 @@ Form `apt-edge results`, version 1. Times are milliseconds; what is not known is
     schema, version   "apt-edge results", 1
     created           UTC, ISO 8601
     target            {name, runtime, version}: what the bundle was made for
-    model             {onnx_sha256, engine_sha256, engine_bytes, pack_sha256, method, form, precision, attention,
-                      prompt_mode, prompt_tokens, trainable_parameters, clip}; the engine's for TensorRT alone
+    model             {onnx_sha256, engine_sha256, engine_bytes, pack_sha256, backbone, method, form, precision,
+                      attention, prompt_mode, prompt_tokens, trainable_parameters, clip}; the engine's for TensorRT alone
     machine           apt_edge.runtime.machine.machine(), and `tensorrt`: the version that trtexec printed
     parity            the self-test's report (apt_edge.runtime.selftest.judge): {passed, failures, tolerance, max_abs,
                       mean_abs, kl, top1_agreement, max_logit, clips, onnx_sha256, engine_sha256, session}; null when
@@ -53,7 +53,7 @@ ENGINE_ROWS = {
     "with_transfers": ("measure-transfers.log", "times-transfers.json", "latency"),
 }
 FACTS = (
-    *("onnx_sha256", "pack_sha256", "method", "form", "precision", "attention"),
+    *("onnx_sha256", "pack_sha256", "backbone", "method", "form", "precision", "attention"),
     *("prompt_mode", "prompt_tokens", "trainable_parameters", "clip"),
 )
 Failed = list[dict[str, Any]]
