@@ -6,7 +6,7 @@ Form `apt-edge results`, version 1. Times are milliseconds; what is not known is
     created           UTC, ISO 8601
     target            {name, runtime, version}: what the bundle was made for
     model             {onnx_sha256, engine_sha256, engine_bytes, pack_sha256, backbone, method, form, precision,
-                      attention, prompt_mode, prompt_tokens, trainable_parameters, clip}; the engine's for TensorRT alone
+                      attention, prompt_mode, prompt_tokens, trainable_parameters, clip}; engine_*: TensorRT's alone
     machine           apt_edge.runtime.machine.machine(), and `tensorrt`: the version that trtexec printed
     parity            the self-test's report (apt_edge.runtime.selftest.judge): {passed, failures, tolerance, max_abs,
                       mean_abs, kl, top1_agreement, max_logit, clips, onnx_sha256, engine_sha256, session}; null when
