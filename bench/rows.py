@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from apt_edge.errors import ConfigError
-from apt_edge.runtime.timing import paired_ratio, percentile
+from apt_edge.runtime.statistics import paired_ratio, percentile
 from apt_edge.tables import MISSING, Column, Row, number
 from bench.form import NOT_PAIRED, Measured
 

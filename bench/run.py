@@ -23,7 +23,8 @@ from apt_edge.runtime.agreement import agreement
 from apt_edge.runtime.model_dir import OUTPUT, ModelDir
 from apt_edge.runtime.session import Session
 from apt_edge.runtime.sessions import SESSIONS
-from apt_edge.runtime.timing import measure_interleaved, paired_ratio, summarise, verdict
+from apt_edge.runtime.statistics import paired_ratio, summarise, verdict
+from apt_edge.runtime.timing import measure_interleaved
 from apt_edge.tables import Row, markdown_table
 from bench.build import build, build_unfolded, random_clips
 from bench.environment import environment

@@ -19,7 +19,8 @@ from apt_edge.config import load_toml
 from apt_edge.errors import run_tool
 from apt_edge.files import atomic, write_json
 from apt_edge.methods.tuned import TunedModel
-from apt_edge.runtime.timing import measure_interleaved, paired_ratio, summarise, verdict
+from apt_edge.runtime.statistics import paired_ratio, summarise, verdict
+from apt_edge.runtime.timing import measure_interleaved
 from apt_edge.tables import Column, Row, markdown_table, number
 from bench.environment import environment
 from bench.flops import make_method

@@ -22,7 +22,8 @@ from tqdm import tqdm
 from apt_edge.config import load_toml
 from apt_edge.errors import run_tool
 from apt_edge.files import atomic, write_json
-from apt_edge.runtime.timing import measure_interleaved, paired_ratio
+from apt_edge.runtime.statistics import paired_ratio
+from apt_edge.runtime.timing import measure_interleaved
 from apt_edge.tables import MISSING, Column, Row, markdown_table, number
 from apt_edge.video.lists import read_labels
 from train.advice import warning

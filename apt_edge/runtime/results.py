@@ -41,12 +41,14 @@ from apt_edge.runtime.machine import machine
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.selftest import REPORT, golden, subject
 from apt_edge.runtime.sessions import open_session, session_name
+from apt_edge.runtime.statistics import summarise
 from apt_edge.runtime.timing import measure_interleaved
-from apt_edge.runtime.trtexec import parse_log, read_layers, read_times, summarise_times
+from apt_edge.runtime.trtexec import parse_log, read_layers, read_times
 
 SCHEMA, VERSION = "apt-edge results", 1
 RESULTS, TIMES, LAYERS = "results.json", "times.json", "layers.json"
 WARM_UP_MS, LEAST_ROUNDS = 500, 10
+PERCENTILES = (50, 90, 95, 99)
 # Row -> log, file of times, and which of its times: all as the scripts of a bundle name them.
 ENGINE_ROWS = {
     "compute": ("measure.log", TIMES, "compute"),
@@ -183,6 +185,6 @@ def _session_row(model: ModelDir) -> dict[str, Any]:
 def _row(
     times: np.ndarray, batch: int, throughput: float | None, warnings: list[str], session: dict[str, Any]
 ) -> dict[str, Any]:
-    numbers: dict[str, Any] = dict(summarise_times(times))
+    numbers: dict[str, Any] = dict(summarise(times, PERCENTILES))
     numbers |= {"throughput": throughput, "batch": batch, "warnings": warnings, "session": session}
     return numbers | {"times_ms": [round(float(ms), 4) for ms in times]}

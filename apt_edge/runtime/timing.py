@@ -1,62 +1,51 @@
-"""Latency of callables, compared so that drift of the machine cannot name a winner. Needs numpy alone.
+"""Latency of callables, taken so that drift of the machine cannot name a winner. Needs numpy alone.
 
 All times are milliseconds. Contenders run interleaved, in one process, and are compared round by round: what slows the
-machine for a minute slows every contender of those rounds. Nothing is clipped or dropped: an outlier is a result.
+machine for a minute slows every contender of those rounds. `apt_edge.runtime.statistics` compares.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from typing import NamedTuple
 
 import numpy as np
 
-RESAMPLES = 2000
-CONFIDENCE = 0.95
+LEAST_RUNS = 1024
+STEADY = 0.05
+
+Run = Callable[[], None]
+# Does a run and says how many ms it took. A device's clock records an event, runs, records another, waits, subtracts.
+Clock = Callable[[Run], float]
 
 
-class Ratio(NamedTuple):
-    """Latency of one contender over another's: median of the per-round ratios and its 95 % interval."""
-
-    median: float
-    low: float
-    high: float
-
-
-def percentile(times: np.ndarray, p: float) -> float:
-    """The p-th percentile exactly as trtexec reports it: an element of `times`, no interpolation.
-
-    sorted[max(n - 1 - int((1 - p / 100) * n), 0)], evaluated in float32 as trtexec does (NVIDIA/TensorRT
-    samples/common/sampleReporting.cpp): float64 would choose another element at n = 100 for p = 99.
-
-    Raises:
-        ValueError: no times, or p outside [0, 100].
-    """
-    if len(times) == 0 or not 0 <= p <= 100:
-        raise ValueError(f"percentile({p}) of {len(times)} times")
-    excluded = int((np.float32(1) - np.float32(p) / np.float32(100)) * np.float32(len(times)))
-    return float(np.sort(times)[max(len(times) - 1 - excluded, 0)])
+def wall_clock(run: Run) -> float:
+    """Milliseconds of one run on the monotonic clock of the host."""
+    begin = time.perf_counter_ns()
+    run()
+    return (time.perf_counter_ns() - begin) / 1e6
 
 
 def measure_interleaved(
-    contenders: Mapping[str, Callable[[], None]],
+    contenders: Mapping[str, Run],
     rounds: int,
     warmup: int,
-    clock: Callable[[], int] = time.perf_counter_ns,
+    clock: Clock = wall_clock,
     progress: Callable[[int], object] | None = None,
+    seed: int | None = None,
 ) -> dict[str, np.ndarray]:
-    """Time every contender once a round.
+    """Time every contender once a round, after `warm_up`.
 
-    The order is reversed every other round (ABBA), so that linear drift favours nobody, and moves on by one contender
-    every two rounds, so that each runs equally often after itself, with its weights still in the caches.
+    The order of every second round is drawn at random, and the next one is its mirror image (ABBA): linear drift
+    favours nobody, and neither does a load that comes and goes in step with the rounds, as it would with a fixed order.
 
     Args:
         contenders: name to a callable that returns when its work is done; a device's callable waits for the device.
         rounds: timed runs of each contender.
-        warmup: rounds run before in the same order and not recorded.
-        clock: a monotonic clock in nanoseconds.
+        warmup: least number of rounds that run before and are not recorded.
+        clock: does each run and takes its time.
         progress: called after each timed round with the number of rounds done.
+        seed: of the order; another one in every measurement when None.
 
     Returns:
         For each contender its times in ms, one a round: element i of two contenders belongs to the same round.
@@ -66,67 +55,74 @@ def measure_interleaved(
     """
     if not contenders or rounds < 1 or warmup < 0:
         raise ValueError(f"{len(contenders)} contenders, {rounds} rounds, {warmup} warm-up rounds")
-    names = list(contenders)
-    for index in range(warmup):
-        for name in _order(names, index):
-            contenders[name]()
+    warm_up(contenders, warmup, clock=clock)
+    random = np.random.default_rng(seed)
+    names, order = list(contenders), list(contenders)
     times = {name: np.zeros(rounds) for name in names}
     for index in range(rounds):
-        for name in _order(names, index):
-            begin = clock()
-            contenders[name]()
-            times[name][index] = (clock() - begin) / 1e6
+        order = order[::-1] if index % 2 else [names[place] for place in random.permutation(len(names))]
+        for name in order:
+            times[name][index] = clock(contenders[name])
         if progress is not None:
             progress(index + 1)
     return times
 
 
-def _order(names: list[str], index: int) -> list[str]:
-    shift = index // 2 % len(names)
-    order = names[shift:] + names[:shift]
-    return order[::-1] if index % 2 else order
+def warm_up(contenders: Mapping[str, Run], least: int, most: int | None = None, clock: Clock = wall_clock) -> int:
+    """Run every contender once a round until its times are steady.
 
-
-def summarise(times: np.ndarray) -> dict[str, float]:
-    """Statistics of all `times`, named and computed as trtexec does.
-
-    Returns:
-        `median` (mean of the middle two for even n), `p90`, `p99`, `mean` in ms; `cv`, the population standard
-        deviation over the mean (a fraction); `n`.
-    """
-    return {
-        "median": float(np.median(times)),
-        "p90": percentile(times, 90),
-        "p99": percentile(times, 99),
-        "mean": float(np.mean(times)),
-        "cv": float(np.std(times) / np.mean(times)),
-        "n": len(times),
-    }
-
-
-def paired_ratio(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Ratio:
-    """How long `a` takes for one unit of `b`: median of a[i] / b[i] with a percentile-bootstrap interval.
+    Steady: of the last `least` rounds, the medians of the two halves differ by 5 % or less, for every contender.
 
     Args:
-        a, b: times of the same rounds, as `measure_interleaved` returns them.
-        seed: of the bootstrap, which draws whole rounds.
+        contenders: as for `measure_interleaved`.
+        least, most: bounds of the number of rounds; `most` is three times `least` when None. On a machine that never
+            becomes steady `most` rounds run; `statistics.trend` says what was left of it.
+        clock: does each run and takes its time.
 
-    Raises:
-        ValueError: the two do not have the same, non-zero number of rounds.
+    Returns:
+        How many rounds were run.
     """
-    if len(a) != len(b) or len(a) == 0:
-        raise ValueError(f"{len(a)} and {len(b)} times cannot be paired")
-    ratios = np.asarray(a) / np.asarray(b)
-    draws = np.random.default_rng(seed).integers(0, len(ratios), (RESAMPLES, len(ratios)))
-    medians = np.median(ratios[draws], axis=1)
-    low, high = np.quantile(medians, [(1 - CONFIDENCE) / 2, (1 + CONFIDENCE) / 2])
-    return Ratio(float(np.median(ratios)), float(low), float(high))
+    most = 3 * least if most is None else most
+    times: dict[str, list[float]] = {name: [] for name in contenders}
+    done = 0
+    while done < least or (done < most and not all(_steady(spent[-least:]) for spent in times.values())):
+        for name, run in contenders.items():
+            times[name].append(clock(run))
+        done += 1
+    return done
 
 
-def verdict(ratio: Ratio) -> str:
-    """`faster` or `slower` than the denominator; `no difference` when the interval holds 1."""
-    if ratio.high < 1:
-        return "faster"
-    if ratio.low > 1:
-        return "slower"
-    return "no difference"
+def _steady(times: list[float]) -> bool:
+    middle = len(times) // 2
+    return middle == 0 or abs(np.median(times[middle:]) / np.median(times[:middle]) - 1) <= STEADY
+
+
+def measure_for(
+    run: Run,
+    seconds: float,
+    least_runs: int = LEAST_RUNS,
+    clock: Clock = wall_clock,
+    progress: Callable[[float], object] | None = None,
+) -> np.ndarray:
+    """Time one contender alone, back to back, as MLPerf's single stream does; its metric is the 90th percentile.
+
+    mlcommons/inference_policies, inference_rules.adoc: 1,024 queries or more, one after the other, for 600 s or more.
+
+    Args:
+        run: returns when its work is done.
+        seconds: the runs take at least so long together.
+        least_runs: and are at least so many.
+        clock: does each run and takes its time.
+        progress: called after each run with the seconds that it took.
+
+    Returns:
+        All times in ms, in their order.
+    """
+    times: list[float] = []
+    left = 1e3 * seconds
+    while left > 0 or len(times) < least_runs:
+        times.append(clock(run))
+        left -= times[-1]
+        if progress is not None:
+            progress(times[-1] / 1e3)
+    return np.array(times)

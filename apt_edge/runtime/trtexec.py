@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 
 from apt_edge.errors import ModelError
-from apt_edge.runtime.timing import percentile
 
 # `_gemm_mha_v2_*` in TensorRT-RTX 1.7 and TensorRT 10 and 11; kernel names are no API, so other spellings count too.
 FUSED = re.compile(r"(^|_)f?mha", re.IGNORECASE)
@@ -143,14 +142,6 @@ def read_times(path: str | Path) -> dict[str, np.ndarray]:
     if not runs:
         raise ModelError(f"{path} has no measured run", fix="measure again, for longer")
     return times
-
-
-def summarise_times(times: np.ndarray, percentiles: Iterable[float] = (50, 90, 95, 99)) -> dict[str, float]:
-    """The numbers of a metric line of the log, from all its times, with `cv` and `n`."""
-    numbers = {"min": np.min(times), "max": np.max(times), "mean": np.mean(times), "median": np.median(times)}
-    numbers |= {f"p{p:g}": percentile(times, p) for p in percentiles}
-    numbers["cv"] = np.std(times) / (numbers["mean"] or 1)  # transfers that were left out take no time
-    return {name: float(number) for name, number in numbers.items()} | {"n": len(times)}
 
 
 def read_layers(path: str | Path) -> list[Layer]:

@@ -10,7 +10,7 @@ import pytest
 
 from apt_edge.errors import GateError, ModelError
 from apt_edge.runtime.engine import check_layers
-from apt_edge.runtime.timing import percentile
+from apt_edge.runtime.statistics import percentile, summarise
 from apt_edge.runtime.trtexec import (
     FUSED,
     parse_log,
@@ -18,7 +18,6 @@ from apt_edge.runtime.trtexec import (
     read_layers,
     read_outputs,
     read_times,
-    summarise_times,
 )
 
 SAMPLES = Path(__file__).parents[1] / "fixtures" / "trtexec"
@@ -83,12 +82,12 @@ def test_times_have_trtexecs_percentiles(tmp_path, runs):
     times = read_times(write(tmp_path / "t.json", rows))
     assert sorted(times) == ["compute", "d2h", "h2d", "latency"]
     np.testing.assert_array_equal(times["compute"], values)
-    numbers = summarise_times(times["compute"], (50, 90, 99.9))
+    numbers = summarise(times["compute"], (50, 90, 99.9))
     assert numbers["p99.9"] == percentile(values, 99.9)
     assert numbers["p90"] == percentile(values, 90)
     assert (numbers["min"], numbers["max"], numbers["n"]) == (values.min(), values.max(), runs)
-    assert summarise_times(times["h2d"])["cv"] == 0
-    assert summarise_times(np.zeros(runs))["cv"] == 0
+    assert summarise(times["h2d"])["cv"] == 0
+    assert summarise(np.zeros(runs))["cv"] == 0
 
 
 @pytest.mark.parametrize("content", ["[{", '{"a": 1}', "[1]", '[{"latencyMs": 1}]', "[]"])

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from apt_edge.runtime.timing import paired_ratio, percentile, verdict
+from apt_edge.runtime.statistics import paired_ratio, percentile, verdict
 
 ENVIRONMENT = {
     "system": "Linux",

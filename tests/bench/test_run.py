@@ -19,7 +19,7 @@ from apt_edge.files import sha256
 from apt_edge.methods import METHODS
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.sessions import SESSIONS
-from apt_edge.runtime.timing import paired_ratio
+from apt_edge.runtime.statistics import paired_ratio
 from bench.build import build, random_clips, random_model
 from bench.report import render
 from bench.run import check_gmacs, run_suite

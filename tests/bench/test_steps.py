@@ -10,7 +10,7 @@ import pytest
 
 from apt_edge.backbone.vit import SIZES
 from apt_edge.errors import ConfigError
-from apt_edge.runtime.timing import paired_ratio
+from apt_edge.runtime.statistics import paired_ratio
 from bench.flops import make_method
 from bench.steps import PLOT, TABLE, main, run_suite, tables
 from bench.suite import StepContender, StepSuite

@@ -16,7 +16,8 @@ from onnx import TensorProto, helper
 
 from apt_edge.errors import ConfigError, GateError
 from apt_edge.runtime.engine import check_layers
-from apt_edge.runtime.trtexec import parse_log, read_layers, read_outputs, read_times, summarise_times
+from apt_edge.runtime.statistics import summarise
+from apt_edge.runtime.trtexec import parse_log, read_layers, read_outputs, read_times
 from export.target import load_target
 from export.trtexec import lines
 from export.trtexec.flags import FLAGS, VERSIONS, accepts, check, works
@@ -206,12 +207,12 @@ def assert_times_agree(log: str, path: Path, transfers: bool) -> None:
     assert (parsed.outcome, len(times["latency"])) == ("passed", fake.RUNS)
     assert (times["h2d"].max() > 0) == transfers
     for name, values in times.items():
-        numbers = summarise_times(values, lines.PERCENTILES)
+        numbers = summarise(values, lines.PERCENTILES)
         found = {key: number for key, number in numbers.items() if key not in ("cv", "n")}
         assert set(found) == {"min", "max", "mean", "median", "p50", "p90", "p95", "p99"}
         assert numbers["n"] == fake.RUNS
         assert found == pytest.approx(parsed.metrics[name], rel=1e-5), name  # six digits are printed
-    assert parsed.unstable == pytest.approx(summarise_times(times["compute"])["cv"], rel=1e-4)
+    assert parsed.unstable == pytest.approx(summarise(times["compute"])["cv"], rel=1e-4)
 
 
 def test_every_version_measures_the_same_way(trtexec, tmp_path):
