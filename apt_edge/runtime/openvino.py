@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
@@ -43,11 +44,10 @@ class OpenVinoSession:
     """
 
     def __init__(self, model_path: str | Path, threads: int | None = None, precision: Precision = "float32") -> None:
-        openvino = _openvino()
+        openvino, core = _openvino()
         path = Path(model_path)
         if not path.is_file():
             raise ModelError(f"there is no ONNX model at {path}", fix="give the model.onnx of an exported model")
-        core = openvino.Core()
         abilities = core.get_property(DEVICE, "OPTIMIZATION_CAPABILITIES")
         if precision == "bfloat16" and "BF16" not in abilities:
             raise AptEdgeError(
@@ -78,12 +78,19 @@ class OpenVinoSession:
         return {name: results[name] for name in self.outputs}
 
 
-def _openvino() -> ModuleType:
+@cache
+def _openvino() -> tuple[ModuleType, Any]:
+    """The package and the one core of this process.
+
+    The CPU plugin gives the thread that loads it a stack for signals and puts back the one before when its core goes.
+    Of two cores, the first one gone first leaves a stack that is no more, and the next signal kills the process
+    (openvinotoolkit/openvino src/plugins/intel_cpu/src/plugin.cpp, SigAltStackSetup).
+    """
     try:
         import openvino
     except ImportError:
         raise MissingDependency("openvino is not installed", fix="pip install 'apt-edge[openvino]'") from None
-    return openvino
+    return openvino, openvino.Core()
 
 
 def _spec(port: Any) -> TensorSpec:

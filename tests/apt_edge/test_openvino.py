@@ -145,3 +145,21 @@ def test_without_openvino_the_fix_is_named() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "pip install 'apt-edge[openvino]'" in done.stdout
+
+
+SIGNALLED = """
+import faulthandler, os, signal, sys
+from apt_edge.runtime.openvino import OpenVinoSession
+
+faulthandler.enable()  # gives this thread a stack for signals, as many programs do
+first, second = (OpenVinoSession(sys.argv[1]) for _ in range(2))
+del first
+del second
+signal.signal(signal.SIGINT, lambda *_: sys.exit(7))
+os.kill(os.getpid(), signal.SIGINT)
+"""
+
+
+def test_a_signal_after_two_sessions_does_not_kill(model: Path) -> None:
+    command = [sys.executable, "-c", SIGNALLED, str(model)]
+    assert subprocess.run(command, capture_output=True, check=False, cwd=Path(__file__).parents[2]).returncode == 7
