@@ -20,6 +20,7 @@ from apt_edge.config import load_toml
 from apt_edge.errors import ConfigError, GateError, run_tool
 from apt_edge.files import write_json
 from apt_edge.runtime.agreement import agreement
+from apt_edge.runtime.machine import machine
 from apt_edge.runtime.model_dir import OUTPUT, ModelDir
 from apt_edge.runtime.session import Session
 from apt_edge.runtime.sessions import SESSIONS
@@ -27,7 +28,6 @@ from apt_edge.runtime.statistics import paired_ratio, summarise, verdict
 from apt_edge.runtime.timing import measure_interleaved
 from apt_edge.tables import Row, markdown_table
 from bench.build import build, build_unfolded, random_clips
-from bench.environment import environment
 from bench.graph import graph_macs
 from bench.rows import BENCH_COLUMNS, ROWS, interval
 from bench.suite import Contender, Suite
@@ -55,7 +55,7 @@ def run_suite(suite: Suite, out: Path, cache: Path = RUNS / "models") -> list[Ro
     models = {name: ModelDir.load(_directory(contender, cache)) for name, contender in contenders.items()}
     accuracies = {name: _accuracy(contender) for name, contender in contenders.items()}
     clips = _clips(suite, models)
-    circumstances = environment(suite.threads)
+    circumstances = machine(suite.threads)
     sessions = {
         name: SESSIONS[contender.session](models[name].onnx, suite.threads) for name, contender in contenders.items()
     }

@@ -19,10 +19,10 @@ from apt_edge.config import load_toml
 from apt_edge.errors import run_tool
 from apt_edge.files import atomic, write_json
 from apt_edge.methods.tuned import TunedModel
+from apt_edge.runtime.machine import machine
 from apt_edge.runtime.statistics import paired_ratio, summarise, verdict
 from apt_edge.runtime.timing import measure_interleaved
 from apt_edge.tables import Column, Row, markdown_table, number
-from bench.environment import environment
 from bench.flops import make_method
 from bench.plots import ratio_against_gmacs
 from bench.rows import ROWS, interval
@@ -60,7 +60,7 @@ def run_suite(suite: StepSuite, out: Path) -> list[Row]:
         One row a contender, in the suite's order; `against` in a row holds its further comparisons.
     """
     torch.set_num_threads(suite.threads)
-    circumstances = {**environment(suite.threads), "torch": torch.__version__}
+    circumstances = machine(suite.threads)
     steps = {contender.name: make_contender(suite, contender) for contender in suite.contenders}
     counted = {
         name: {"gmacs": step_macs(step) / 1e9, "peak_mb": peak_bytes(step) / 1e6} for name, step in steps.items()

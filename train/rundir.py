@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import os
-import platform
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 import torch
 
 from apt_edge.errors import ConfigError
 from apt_edge.files import replace_directory
+from apt_edge.runtime.machine import machine
 from train.engine.checkpoint import FOLDER, checkpoints
-
-PACKAGES = ("apt-edge", "torch", "accelerate", "numpy", "av", "safetensors")
 
 
 @contextmanager
@@ -53,19 +49,9 @@ def run_folder(out: Path, resume: bool, main: bool = True) -> Iterator[Path]:
 
 
 def environment(device: torch.device, processes: int) -> dict[str, object]:
-    """What a run's numbers depend on beside its recipe: versions, processor, threads."""
-    versions: dict[str, str] = {}
-    for package in PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
+    """What a run's numbers depend on beside its recipe: the machine, the device on it, the number of processes."""
     return {
-        "python": platform.python_version(),
-        "system": f"{platform.system()} {platform.machine()}",
-        "packages": versions,
+        **machine(torch.get_num_threads()),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
-        "cpus": os.cpu_count(),
-        "threads": torch.get_num_threads(),
         "processes": processes,
     }

@@ -5,27 +5,39 @@ from __future__ import annotations
 import csv
 import os
 import platform
+import re
 import shutil
 import subprocess
+from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-PACKAGES = ("numpy", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "apt-edge")
+PACKAGES = (
+    *("apt-edge", "numpy", "av", "safetensors", "torch", "accelerate", "transformers", "onnx", "onnxruntime"),
+    *("onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
+)
 GPU_FIELDS = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
 # Power mode and clocks of a Jetson; what is not installed is left out.
 COMMANDS = (("nvpmodel", "-q"), ("jetson_clocks", "--show"))
 SECONDS = 20
+# What a name of hardware holds beside the hardware.
+CLUTTER = re.compile(
+    r"\((R|TM|C)\)|@.*|with Radeon.*|\b(CPU|\d+-Core|Processor|Engineering Reference|Developer Kit)\b", re.IGNORECASE
+)
 
 
-def machine() -> dict[str, Any]:
+def machine(threads: int | None = None) -> dict[str, Any]:
     """Facts of this machine; an entry is None where the system does not tell.
 
+    Args:
+        threads: that the measured work may use; None for all.
+
     Returns:
-        `system`, `release`, `architecture`, `board` (of a device tree), `cpu`, `cores`, `memory_mb`, `governor`,
-        `load_average` (of the last minute), `l4t` (first line of the Jetson release), `python`, `packages` (name to
-        version), `gpus` (what nvidia-smi says of each), `commands` (a Jetson's tools and what they printed, or why
-        they failed).
+        `system`, `release`, `architecture`, `board` (of a device tree), `cpu`, `cpu_mhz` (of the first core, now),
+        `cores`, `threads`, `memory_mb`, `governor`, `load_average` (of the last minute: more than a little means that
+        others were working), `l4t` (first line of the Jetson release), `python`, `packages` (name to version), `gpus`
+        (what nvidia-smi says of each), `commands` (a Jetson's tools and what they printed, or why they failed).
     """
     uname = platform.uname()
     return {
@@ -34,7 +46,9 @@ def machine() -> dict[str, Any]:
         "architecture": uname.machine,
         "board": _read("/proc/device-tree/model"),
         "cpu": _entry("/proc/cpuinfo", "model name", "Model"),
+        "cpu_mhz": _mhz(),
         "cores": os.cpu_count(),
+        "threads": threads,
         "memory_mb": int((_entry("/proc/meminfo", "MemTotal") or "0 kB").split()[0]) // 1024 or None,
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
@@ -46,6 +60,22 @@ def machine() -> dict[str, Any]:
     }
 
 
+def device_name(environment: Mapping[str, Any], gpu: bool = False) -> str:
+    """What headings call the hardware of an environment: `Jetson Orin NX`, `NVIDIA H200`, `AMD EPYC`.
+
+    Args:
+        environment: of `machine`.
+        gpu: whether the work ran on the GPU; a board has one name for both.
+    """
+    if board := environment.get("board"):
+        name = _plain(board)
+        jetson = environment.get("l4t") is not None
+        return f"Jetson {re.sub('NVIDIA|Jetson', '', name).strip()}" if jetson else name
+    if gpu and environment.get("gpus"):
+        return _plain(environment["gpus"][0]["name"])
+    return _plain(environment.get("cpu") or environment.get("architecture") or "unknown")
+
+
 def gpus() -> list[dict[str, str]]:
     """One dict of `GPU_FIELDS` for each GPU that nvidia-smi knows; empty without it."""
     if not shutil.which("nvidia-smi"):
@@ -53,6 +83,16 @@ def gpus() -> list[dict[str, str]]:
     lines = _output("nvidia-smi", f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader").splitlines()
     names = GPU_FIELDS.split(",")
     return [dict(zip(names, map(str.strip, row), strict=False)) for row in csv.reader(lines)]
+
+
+def _plain(name: str) -> str:
+    return " ".join(CLUTTER.sub(" ", name).split())
+
+
+def _mhz() -> float | None:
+    khz = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+    mhz = float(khz) / 1e3 if khz else float(_entry("/proc/cpuinfo", "cpu MHz") or 0)
+    return round(mhz) or None
 
 
 def _output(*command: str) -> str:

@@ -10,7 +10,6 @@ import pytest
 from apt_edge.errors import AptEdgeError, GateError, ModelError
 from apt_edge.runtime.agreement import agreement, failures
 from apt_edge.runtime.bundle import load_bundle, write_sums
-from apt_edge.runtime.machine import machine
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.results import collect, complain
 from apt_edge.runtime.selftest import engine_selftest, golden, judge, session_selftest, write_inputs
@@ -153,10 +152,3 @@ def test_a_damaged_list_of_hashes_is_no_traceback(tmp_path):
         (bundle / "SHA256SUMS").write_text(text)
         with pytest.raises(ModelError, match="is not the bundle that was packed"):
             load_bundle(bundle)
-
-
-def test_the_machine_tells_what_it_is():
-    facts = machine()
-    assert facts["cores"] >= 1
-    assert facts["packages"]["numpy"] == np.__version__
-    json.dumps(facts, allow_nan=False)

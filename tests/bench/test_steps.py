@@ -43,7 +43,7 @@ def test_rows_of_real_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert pair["baseline"] == "half"
     assert pair["latency_ratio"] == pytest.approx(paired_ratio(cached["times_ms"], half["times_ms"]).median, rel=1e-4)
     assert pair["gmacs_ratio"] == cached["gmacs"] / half["gmacs"]
-    assert full["environment"]["torch"]
+    assert full["environment"]["packages"]["torch"]
     assert (tmp_path / TABLE).read_text().strip() == tables(rows)
     assert (tmp_path / PLOT).read_text().startswith("<svg")
 
