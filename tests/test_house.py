@@ -102,6 +102,7 @@ def test_the_wheel_holds_the_library_alone(tmp_path):
 
 def test_every_shipped_configuration_loads():
     from apt_edge.config import load_toml
+    from bench.roofline import Devices, Published
     from bench.suite import StepSuite, Suite
     from export.target import load_target
     from train.league import League
@@ -113,6 +114,8 @@ def test_every_shipped_configuration_loads():
         assert load_target(path).name == path.stem
     for path in (ROOT / "bench" / "suites").glob("*.toml"):
         load_toml(path, StepSuite if path.stem.startswith("steps-") else Suite)
+    load_toml(ROOT / "bench" / "devices.toml", Devices)
+    load_toml(ROOT / "bench" / "published.toml", Published)
     pages = sorted((ROOT / "train" / "recipes").rglob("*.toml"))
     assert len(pages) >= 44
     others = {"nano-motion": PretrainRecipe, "demo-league": League}
@@ -137,6 +140,7 @@ TOOLS = [
     "bench.steps",
     "bench.report",
     "bench.demo",
+    "bench.predict",
     "apt_edge.cli",
 ]
 

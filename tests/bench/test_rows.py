@@ -57,7 +57,7 @@ def test_other_keys_and_objects_are_kept() -> None:
         ({"rounds": 39}, "rounds is 39, its times_ms give 40"),
         ({"latency_ms_per_clip": 5.0}, "latency_ms_per_clip is 5"),
         ({"latency_ratio": 0.9, "latency_ratio_low": 0.8, "latency_ratio_high": 1.2, "verdict": "no difference"},
-         "latency_ratio is 0.9, the times_ms give 1.09"),
+         "latency_ratio is 0.9, the times_ms give 1.10"),
         ({"verdict": "faster"}, r"verdict faster does not follow from latency_ratio 1\.\d+ \["),
         ({"verdict": "baseline"}, "verdict baseline, and the baseline is none"),
         ({"verdict": "not paired"}, "have no interval"),
