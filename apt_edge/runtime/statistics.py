@@ -26,6 +26,14 @@ class Ratio(NamedTuple):
     high: float
 
 
+class Median(NamedTuple):
+    """A median over ABBA blocks, and its 95 % interval."""
+
+    middle: float
+    low: float
+    high: float
+
+
 class Trend(NamedTuple):
     """By which fraction times changed from their first third to their last, and whether chance could do that."""
 
@@ -68,16 +76,7 @@ def summarise(times: np.ndarray, percentiles: Iterable[float] = (90, 95, 99)) ->
 
 
 def paired_ratio(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Ratio:
-    """How long `a` takes for one unit of `b`: median over the ABBA blocks, with a bootstrap interval of whole blocks.
-
-    A block is two rounds in mirrored order, so that linear drift cancels in the mean of its two log-ratios. Which of
-    the two contenders is first in a block is drawn at random (`measure_interleaved`): whatever drift, periodic load or
-    memory the machine has, between equal contenders every block is as likely to favour one as the other.
-
-    The interval holds the middle 98 % of the resampled medians (percentile bootstrap: Efron and Tibshirani, An
-    Introduction to the Bootstrap, 1993, chapter 13), stretched about the median by (m + 1) / (m - 1) for m blocks. That
-    is within 6 % of sqrt(m / (m - 1)) times Student's quantile over the normal one, by which such intervals are too
-    narrow (Hesterberg, What Teachers Should Know about the Bootstrap, 2015, on the expanded percentile interval).
+    """How long `a` takes for one unit of `b`: `median_of_blocks` of the log-ratios of the rounds.
 
     Args:
         a, b: times of the same rounds, as `measure_interleaved` returns them; an odd last round is half a block.
@@ -88,13 +87,27 @@ def paired_ratio(a: np.ndarray, b: np.ndarray, seed: int = 0) -> Ratio:
     """
     if len(a) != len(b) or len(a) < LEAST_PAIRED:
         raise ValueError(f"{len(a)} and {len(b)} times cannot be paired: {LEAST_PAIRED} rounds or more of both can")
-    logs = np.log(np.asarray(a) / np.asarray(b))
-    starts = np.arange(0, len(logs), 2)
-    blocks = np.sort(np.add.reduceat(logs, starts) / np.minimum(len(logs) - starts, 2))
+    return Ratio(*map(float, np.exp(median_of_blocks(np.log(np.asarray(a) / np.asarray(b)), seed))))
+
+
+def median_of_blocks(values: np.ndarray, seed: int = 0) -> Median:
+    """Median over the ABBA blocks of what each round gave, with a bootstrap interval of whole blocks.
+
+    A block is two rounds in mirrored order, so that linear drift cancels in the mean of its two values. Which of
+    the two contenders is first in a block is drawn at random (`measure_interleaved`): whatever drift, periodic load or
+    memory the machine has, between equal contenders every block is as likely to favour one as the other.
+
+    The interval holds the middle 98 % of the resampled medians (percentile bootstrap: Efron and Tibshirani, An
+    Introduction to the Bootstrap, 1993, chapter 13), stretched about the median by (m + 1) / (m - 1) for m blocks. That
+    is within 6 % of sqrt(m / (m - 1)) times Student's quantile over the normal one, by which such intervals are too
+    narrow (Hesterberg, What Teachers Should Know about the Bootstrap, 2015, on the expanded percentile interval).
+    """
+    starts = np.arange(0, len(values), 2)
+    blocks = np.sort(np.add.reduceat(values, starts) / np.minimum(len(values) - starts, 2))
     median, lower, upper = float(np.median(blocks)), *_middle_ranks(len(blocks), seed)
     ends = np.quantile((blocks[lower] + blocks[upper]) / 2, [TAIL, 1 - TAIL])
     low, high = median + (len(blocks) + 1) / (len(blocks) - 1) * (ends - median)
-    return Ratio(float(np.exp(median)), float(np.exp(low)), float(np.exp(high)))
+    return Median(median, float(low), float(high))
 
 
 @lru_cache(maxsize=16)
