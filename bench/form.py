@@ -17,13 +17,13 @@ Count = Annotated[int, Field(ge=0)]
 Name = Annotated[str, Field(min_length=1)]
 
 
-class _Form(BaseModel):
+class Form(BaseModel):
     """More keys than those named are kept; numbers are finite, and a number is not a text."""
 
     model_config = ConfigDict(extra="allow", strict=True, allow_inf_nan=False)
 
 
-class Memory(_Form):
+class Memory(Form):
     """Megabytes: resident memory that the session added, the engine's activations, the GPU's peak."""
 
     rss_mb: Amount | None
@@ -31,14 +31,14 @@ class Memory(_Form):
     gpu_mb: Amount | None
 
 
-class Energy(_Form):
+class Energy(Form):
     """Joules of one clip, and who metered them: `rapl`, `nvml` or `tegrastats`."""
 
     joules_per_clip: Amount
     source: Name
 
 
-class Stages(_Form):
+class Stages(Form):
     """Medians in ms of what surrounds the inference, apart and together."""
 
     decode_ms: Amount | None
@@ -48,7 +48,7 @@ class Stages(_Form):
     end_to_end_ms: Amount | None
 
 
-class Point(_Form):
+class Point(Form):
     """Where a row stands in a sweep."""
 
     axis: Literal["tokens", "batch", "frames", "size"]
@@ -56,7 +56,7 @@ class Point(_Form):
     series: Name
 
 
-class Environment(_Form):
+class Environment(Form):
     """`apt_edge.runtime.machine.machine(threads)`: a number without it cannot be compared with anything."""
 
     cpu: str | None
@@ -69,7 +69,16 @@ class Environment(_Form):
     commands: dict[str, str]
 
 
-class Measured(_Form):
+class Source(Form):
+    """The file that a row was sent in (`bench.ingest`): its form, name and sha256, and when it was written (UTC)."""
+
+    form: Name
+    file: Name
+    sha256: Name
+    created: str
+
+
+class Measured(Form):
     """One row. Times are ms of one run, which is one batch.
 
     Attributes:
@@ -100,6 +109,8 @@ class Measured(_Form):
         environment: see its class.
         times_ms: every run in its order. Element i of all paired rows of one suite and batch belongs to round i.
         warnings: what a reader of this row must know: a runtime's warnings, proofs that failed.
+        parity: of a bundle's row, the self-test's report against PyTorch in float32.
+        source: of a row that was sent here, see its class.
     """
 
     kind: Literal["measured"]
@@ -142,3 +153,5 @@ class Measured(_Form):
     environment: Environment
     times_ms: Annotated[list[Ms], Field(min_length=1)]
     warnings: list[str] = []
+    parity: dict[str, Any] | None = None
+    source: Source | None = None

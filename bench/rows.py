@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from math import isclose
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import numpy as np
 from pydantic import ValidationError
 
 from apt_edge.errors import ConfigError
-from apt_edge.runtime.statistics import paired_ratio, percentile
+from apt_edge.runtime.statistics import LEAST_PAIRED, paired_ratio, percentile
 from apt_edge.tables import MISSING, Column, Row, number
 from bench.form import NOT_PAIRED, Measured
 
@@ -51,7 +51,7 @@ def check_rows(rows: Sequence[Row], where: str | Path) -> None:
         rows: of one `rows.json`.
         where: the file, for the message.
     """
-    complaints = [f"row {i} {text}" for i, row in enumerate(rows) for text in _form_complaints(row)]
+    complaints = [f"row {i} {text}" for i, row in enumerate(rows) for text in _form(row)]
     if not complaints:
         for i, row in enumerate(rows):
             name = f"row {i} ({row['contender']})"
@@ -65,25 +65,22 @@ def check_rows(rows: Sequence[Row], where: str | Path) -> None:
         )
 
 
-def _form_complaints(row: Mapping[str, Any]) -> Iterable[str]:
+def _form(row: Mapping[str, Any]) -> Iterator[str]:
     name = f"({row.get('contender', 'without a name')})"
     try:
         Measured.model_validate(row)
     except ValidationError as error:
         for item in error.errors():
             key = ".".join(map(str, item["loc"]))
-            yield (
-                f"{name}: {key} is missing"
-                if item["type"] == "missing"
-                else (f"{name}: {key}: {item['msg']}, not {str(item['input'])[:60]!r}")
-            )
+            wrong = "is missing" if item["type"] == "missing" else f"{item['msg']}, not {str(item['input'])[:60]!r}"
+            yield f"{name}: {key} {wrong}"
         return
     facts = row["environment"]
     if not (facts["cpu"] or facts["gpus"] or facts.get("board")):
         yield f"{name}: environment: names neither a cpu nor a board nor a gpu"
 
 
-def _statistics(row: Row) -> Iterable[str]:
+def _statistics(row: Row) -> Iterator[str]:
     times = np.array(row["times_ms"])
     median = float(np.median(times))
     expected = {
@@ -100,11 +97,9 @@ def _statistics(row: Row) -> Iterable[str]:
             yield f"{key} is {row[key]:.6g}, its times_ms give {value:.6g}"
 
 
-def _ratio(row: Row, rows: Sequence[Row]) -> Iterable[str]:
-    ratio, low, high, verdict = (
-        *(row[key] for key in ("latency_ratio", "latency_ratio_low", "latency_ratio_high")),
-        row["verdict"],
-    )
+def _ratio(row: Row, rows: Sequence[Row]) -> Iterator[str]:
+    ratio, low, high = (row[key] for key in ("latency_ratio", "latency_ratio_low", "latency_ratio_high"))
+    verdict = row["verdict"]
     if verdict == NOT_PAIRED:
         if low is not None or high is not None:
             yield "latency_ratio_low: rows that were not measured in turns have no interval"
@@ -122,6 +117,8 @@ def _ratio(row: Row, rows: Sequence[Row]) -> Iterable[str]:
         yield f"baseline {row['baseline']} has no row of suite {row['suite']}, {row['mode']}, batch {row['batch']}"
     elif len(base["times_ms"]) != len(row["times_ms"]):
         yield f"times_ms: {len(row['times_ms'])} times, {len(base['times_ms'])} of {row['baseline']}: no pairs"
+    elif len(row["times_ms"]) < LEAST_PAIRED:
+        yield f"times_ms: {len(row['times_ms'])} times tell no ratio, {LEAST_PAIRED} or more do"
     else:
         paired = paired_ratio(np.array(row["times_ms"]), np.array(base["times_ms"])).median
         if not isclose(ratio, paired, rel_tol=RELATIVE):
