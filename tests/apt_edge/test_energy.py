@@ -101,10 +101,13 @@ def test_lines_of_tegrastats(line: str, milliwatts: int | None) -> None:
 def tegrastats(folder: Path, line: str) -> Path:
     """A program that prints a line ten times and then waits, as long as its reader lives."""
     path = folder / "tegrastats"
-    path.write_text(
-        f'#!/bin/sh\n[ "$1" = --interval ] || exit 2\n'
-        f'for i in 1 2 3 4 5 6 7 8 9 10; do echo "{line}"; sleep 0.02; done\necho $$ > {folder}/new\nmv {folder}/new {folder}/pid\nexec sleep 60\n'
-    )
+    path.write_text(f"""#!/bin/sh
+[ "$1" = --interval ] || exit 2
+for i in 1 2 3 4 5 6 7 8 9 10; do echo "{line}"; sleep 0.02; done
+echo $$ > {folder}/new
+mv {folder}/new {folder}/pid
+exec sleep 60
+""")
     path.chmod(0o755)
     return path
 
