@@ -141,6 +141,7 @@ TOOLS = [
     "bench.report",
     "bench.demo",
     "bench.predict",
+    "bench.compare",
     "apt_edge.cli",
 ]
 
