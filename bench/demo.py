@@ -72,7 +72,7 @@ def _method_row(name: str, files: MethodFiles, rows: Sequence[Row]) -> Row:
         raise ModelError(
             f"{files.cpu} and {files.engine} come from different packs", fix="export both again from one pack"
         )
-    measured = [row for row in rows if row.get("onnx_sha256") == cpu.facts["onnx_sha256"]]
+    measured = [row for row in rows if row.get("model_sha256") == cpu.facts["onnx_sha256"]]
     if not measured:
         raise ModelError(
             f"the benchmark did not measure {cpu.onnx}",

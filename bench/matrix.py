@@ -25,7 +25,7 @@ from apt_edge.files import atomic, write_json
 from apt_edge.tables import MISSING, Column, Row, markdown_table, number
 from bench.build import TARGETS
 from bench.cells import AS_TOKENS, FOLDED, Candidate, cell, inputs_sha256, trained, untrained
-from bench.plots import grouped_bars
+from bench.figures.resources import grouped_bars
 from bench.rows import ROWS, read_list
 from export.model import Export
 from export.target import Target, load_target

@@ -1,124 +1,175 @@
-"""Rows -> one HTML page: `python -m bench.report RUN_DIR`. The page holds everything and fetches nothing."""
+"""Run directories -> one HTML page: `python -m bench.report [DIR ...]`. The page holds everything and fetches nothing.
+
+A directory with `rows.json` is a run; any other is searched for runs. Each suite of latencies becomes a section; other
+results are shown by the tables that their own programs wrote.
+"""
 
 from __future__ import annotations
 
 import argparse
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import jinja2
 
-from apt_edge.errors import run_tool
+from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import atomic
 from apt_edge.tables import Row, cells, markdown_table
-from bench import plots
-from bench.rows import BENCH_COLUMNS, ROWS, SUMMARY, SUMMARY_COLUMNS, read_rows
+from bench.page.limits import environments, limits
+from bench.page.predictions import PREDICTED, Prediction, make_prediction
+from bench.page.sections import Section, make_section
+from bench.rows import ROWS, SUMMARY, check_rows, read_list
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
+PAGE, RUNS = "report.html", Path("runs/bench")
 
 
-def render(rows: list[Row], summary: list[Row] | None = None) -> str:
-    """The report as HTML.
+@dataclass(frozen=True)
+class Report:
+    """Everything that a page shows.
 
-    Args:
-        rows: of one `bench.run`.
-        summary: rows of `bench.demo`, to put training and export beside the latency.
+    Attributes:
+        sections: one a suite of measured latencies.
+        predictions: tables and figures of latencies that nobody measured.
+        others: name and text of results in other forms, as their own programs wrote them.
+        limits: what all this does not say.
     """
-    figures = [
-        (
-            "Every timed run",
-            "Each dot is one run. Spikes belong to the result: nothing is clipped.",
-            plots.latency_distribution(rows),
-        ),
-        (
-            "Measured against predicted",
-            "Latency ratio with its 95 % interval against the GMAC ratio. On the dashed line, time follows arithmetic.",
-            plots.ratio_against_gmacs(rows),
-        ),
-    ]
-    if any(row.get("accuracy") is not None for row in rows):
-        figures.append(("Accuracy against latency", "", plots.accuracy_against_latency(rows)))
-    curves = {str(row["method"]): row["accuracy_curve"] for row in summary or [] if row.get("accuracy_curve")}
-    if curves:
-        figures.append(("Accuracy while training", "", plots.accuracy_curves(curves)))
-    page = jinja2.Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined)
-    return page.from_string(TEMPLATE.read_text(encoding="utf-8")).render(
-        suite=rows[0]["suite"],
-        headline=_headline(rows),
-        bench=cells(rows, BENCH_COLUMNS),
-        summary=cells(summary, SUMMARY_COLUMNS) if summary else None,
-        figures=figures,
-        environment=rows[0]["environment"],
-        hashes=[(row["contender"], row["onnx_sha256"]) for row in rows],
-        limits=_limits(rows, bool(summary)),
-    )
+
+    sections: Sequence[Section]
+    predictions: Sequence[Prediction]
+    others: Sequence[tuple[str, str]]
+    limits: Sequence[str]
+
+    @property
+    def title(self) -> str:
+        """The suite's name, or how many there are."""
+        return self.sections[0].suite if len(self.sections) == 1 else f"{len(self.sections)} suites"
+
+    def html(self) -> str:
+        """The page."""
+        page = jinja2.Environment(
+            autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
+        )
+        template = page.from_string(TEMPLATE.read_text(encoding="utf-8"))
+        return template.render(report=self, cells=cells, environments=environments)
+
+    def markdown(self) -> str:
+        """Headlines and tables."""
+        texts = [text for section in self.sections for text in _markdown(section)]
+        for prediction in self.predictions:
+            texts += [
+                "## Predicted, not measured",
+                prediction.note,
+                markdown_table(prediction.rows, prediction.columns),
+            ]
+        return "\n\n".join(texts)
 
 
-def write_report(run: Path, out: Path) -> str:
-    """Write the page for a run directory (`rows.json`, `summary.json` when there is one); returns the Markdown tables.
+def _markdown(section: Section) -> Iterator[str]:
+    yield f"## {section.suite}: {section.title}"
+    yield section.headline
+    for table in section.tables:
+        yield f"### {table.title}"
+        yield markdown_table(table.rows, table.short or table.columns)
+
+
+def make_report(roots: Sequence[Path]) -> Report:
+    """Read run directories, or directories that hold some.
 
     Raises:
-        ConfigError: there are no rows.
+        ConfigError: there are no latencies, or a row is not as `bench.rows` wants it.
     """
-    rows = read_rows(run / ROWS)
-    summary = read_rows(run / SUMMARY, "run bench.demo again") if (run / SUMMARY).is_file() else None
-    html = render(rows, summary)
-    with atomic(out) as temporary:
-        temporary.write_text(html, encoding="utf-8")
-    tables = [markdown_table(summary, SUMMARY_COLUMNS)] if summary else []
-    return "\n\n".join([*tables, markdown_table(rows, BENCH_COLUMNS)])
-
-
-def _headline(rows: list[Row]) -> str:
-    first = rows[0]
-    return (
-        f"{len(rows)} contenders, {first['rounds']} interleaved rounds in one process, {_sessions(rows)} on "
-        f"{first['environment']['threads']} thread(s). Ratios are medians of per-round ratios to {first['baseline']}, "
-        "with a 95 % bootstrap interval; where the interval holds 1, no winner is named."
-    )
-
-
-def _sessions(rows: list[Row]) -> str:
-    return ", ".join(dict.fromkeys(str(row["session"]) for row in rows))
-
-
-def _limits(rows: list[Row], has_summary: bool) -> list[str]:
-    circumstances: dict[str, Any] = rows[0]["environment"]
-    limits = [
-        f"These are latencies of {_sessions(rows)} on {circumstances['cpu']}. They say nothing about a GPU, a "
-        "Jetson or another CPU: measure there.",
-        "The intervals cover the noise between the rounds of this one run, not other days and machines, and 5 % of "
-        "comparisons between equals are expected to name a winner.",
-        "A latency is one clip through the graph: reading, decoding and preprocessing of the video are not in it.",
-        "GMACs count products and LayerNorm; softmax, GELU and memory traffic cost time and no GMACs.",
-        f"The load average was {circumstances['load_average']} before the start; 0 is a quiet machine.",
-    ]
-    if any("bfloat16" in str(row["session"]) for row in rows):
-        limits.append(
-            "bfloat16 has 8 significant bits: what that costs in accuracy must be measured on the trained model."
+    sections: list[Section] = []
+    predicted: list[Prediction] = []
+    others: list[tuple[str, str]] = []
+    summaries = False
+    for folder in dict.fromkeys(path for root in roots for path in _results(root)):
+        if (folder / PREDICTED).is_file():
+            predicted.append(make_prediction(read_list(folder / PREDICTED, "run bench.predict again")))
+        if rows := _latencies(folder):
+            check_rows(rows, folder / ROWS)
+            summary = _summary(folder)
+            sections += [make_section(own, summary) for own in _suites(rows)]
+            summaries |= summary is not None
+        else:
+            others += [(path.relative_to(path.parents[1]).as_posix(), _text(path)) for path in _tables(folder)]
+    if not sections:
+        raise ConfigError(
+            f"there are no latencies in {', '.join(map(str, roots))}",
+            found=f"no {ROWS} of bench.run in it",
+            fix="run bench.run first, or name a directory that it wrote",
         )
-    if all(row.get("accuracy") is None for row in rows) and not has_summary:
-        limits.append("No accuracy is shown: fast is not yet good.")
-    else:
-        limits.append(
-            "An accuracy is of one training seed on one set of held-out clips: several seeds, with clips of their own, "
-            "say whether a difference is more than noise (train.league)."
-        )
-    if has_summary:
-        limits.append(
-            "Fused attention is counted in what the compiler built. The engine itself was not run for this page: a "
-            "fused engine is not a measured one."
-        )
-    return limits
+    rows = [row for section in sections for row in section.rows]
+    return Report(sections, predicted, others, limits(rows, summaries))
+
+
+def _results(folder: Path) -> list[Path]:
+    """The folder itself when it is a run, else everything below it that holds results."""
+    if (folder / ROWS).is_file():
+        return [folder]
+    return sorted({path.parent for pattern in (ROWS, PREDICTED, "*.md") for path in folder.rglob(pattern)})
+
+
+def _latencies(folder: Path) -> list[Row]:
+    """The rows of `bench.run`; none where another program wrote rows of another form under the same name."""
+    rows = read_list(folder / ROWS) if (folder / ROWS).is_file() else []
+    return rows if all({"session", "times_ms"} <= row.keys() for row in rows) else []
+
+
+def _summary(folder: Path) -> list[Row] | None:
+    return read_list(folder / SUMMARY, "run bench.demo again") if (folder / SUMMARY).is_file() else None
+
+
+def _suites(rows: Sequence[Row]) -> Iterator[list[Row]]:
+    """The rows of each suite and device."""
+    for suite, device in dict.fromkeys((row["suite"], row["device"]) for row in rows):
+        yield [row for row in rows if (row["suite"], row["device"]) == (suite, device)]
+
+
+def _tables(folder: Path) -> list[Path]:
+    return sorted(folder.glob("*.md"))
+
+
+def _text(path: Path) -> str:
+    return path.read_text(encoding="utf-8").strip()
+
+
+def write_report(roots: Sequence[Path], out: Path, markdown: Path | None = None) -> Report:
+    """Write the page, and its tables as Markdown where that is asked for; see `make_report`."""
+    report = make_report(roots)
+    for path, text in ((out, report.html()), *([(markdown, report.markdown() + "\n")] if markdown else [])):
+        with atomic(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    return report
 
 
 def main() -> None:
-    """Write one self-contained HTML page from a run directory and print its tables as Markdown."""
+    """Write one self-contained HTML page from run directories and print its tables as Markdown."""
     parser = argparse.ArgumentParser(prog="bench.report", description=main.__doc__)
-    parser.add_argument("run", type=Path, help=f"directory with {ROWS}")
-    parser.add_argument("--out", type=Path, help="the page (default: report.html in the run directory)")
+    parser.add_argument(
+        "runs", type=Path, nargs="*", default=[RUNS], metavar="DIR", help=f"runs, or where runs are (default: {RUNS})"
+    )
+    parser.add_argument("--out", type=Path, help=f"the page (default: {PAGE} in the only DIR, else in {RUNS})")
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, too")
+    parser.add_argument("--json", action="store_true", help="print headlines and tables' rows as JSON")
     args = parser.parse_args()
-    print(write_report(args.run, args.out or args.run / "report.html"))
+    report = write_report(args.runs, args.out or (args.runs[0] if len(args.runs) == 1 else RUNS) / PAGE, args.markdown)
+    print(json.dumps(_plain(report), indent=2) if args.json else report.markdown())
+
+
+def _plain(report: Report) -> list[Row]:
+    return [
+        {
+            "suite": section.suite,
+            "title": section.title,
+            "headline": section.headline,
+            "warnings": list(section.warnings),
+            "tables": {table.title: list(table.rows) for table in section.tables},
+        }
+        for section in report.sections
+    ]
 
 
 if __name__ == "__main__":

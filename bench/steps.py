@@ -23,8 +23,8 @@ from apt_edge.runtime.machine import machine
 from apt_edge.runtime.statistics import paired_ratio, summarise, verdict
 from apt_edge.runtime.timing import measure_interleaved
 from apt_edge.tables import Column, Row, markdown_table, number
+from bench.figures.ratios import ratio_against_gmacs
 from bench.flops import make_method
-from bench.plots import ratio_against_gmacs
 from bench.rows import ROWS, interval
 from bench.run import RUNS
 from bench.suite import StepContender, StepSuite

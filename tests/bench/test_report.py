@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import shutil
+from collections.abc import Sequence
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,17 @@ import pytest
 
 from apt_edge.errors import ConfigError, ModelError
 from apt_edge.files import sha256, write_json
-from apt_edge.tables import markdown_table
+from apt_edge.tables import Row, markdown_table
 from bench.demo import MethodFiles, summarise_methods
-from bench.report import render, write_report
-from bench.rows import BENCH_COLUMNS, SUMMARY_COLUMNS
+from bench.page.columns import SHORT_COLUMNS
+from bench.predict import predict
+from bench.report import make_report, write_report
+from bench.roofline import load_roofline
+from bench.rows import SUMMARY_COLUMNS, check_rows
+from tests.bench.rows_example import ENVIRONMENT, EQUAL, prompt_rows, suite_rows
 
-
-def row(name: str, ratio: float, **changes: Any) -> dict[str, Any]:
-    times = [10 * ratio + 0.1 * i for i in range(10)]
-    values = {"suite": "s", "contender": name, "session": "onnxruntime-cpu", "rounds": 10, "baseline": "none"}
-    values |= {"latency_ms_median": 10 * ratio, "latency_ms_p90": 11 * ratio, "latency_ms_p99": 12 * ratio}
-    values |= {"latency_cv": 0.01, "latency_ratio": ratio, "latency_ratio_low": ratio, "latency_ratio_high": ratio}
-    values |= {"verdict": "slower", "gmacs": 1.5, "gmacs_ratio": ratio, "trainable_parameters": 1234, "accuracy": None}
-    values |= {"times_ms": times, "onnx_sha256": "ab" * 32}
-    values |= {"environment": {"cpu": "Some CPU", "threads": 1, "load_average": 0.1}}
-    return values | changes
+MEMORY = {"rss_mb": 120.0, "activation_mb": 15.8, "gpu_mb": None}
+STAGES = {"decode_ms": 20.0, "preprocess_ms": 7.5, "transfer_ms": None, "inference_ms": 10.0, "end_to_end_ms": 38.0}
 
 
 class Page(HTMLParser):
@@ -43,53 +40,150 @@ class Page(HTMLParser):
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.append(tag)
         for key, value in attrs:
-            if key in ("src", "href", "xlink:href", "data") and not (value or "").startswith("#"):
+            if key in ("src", "href", "xlink:href", "data") and not (value or "").startswith(("#", "data:")):
                 self.fetched.append(value or "")
 
     def handle_data(self, data: str) -> None:
         self.words += data
 
 
-def test_the_page_holds_everything_and_fetches_nothing() -> None:
-    page = Page(render([row("none", 1.0), row("<b>APT & $x$</b>", 1.25)]))
+@pytest.fixture
+def page_of(tmp_path: Path):
+    """The page of a run with these rows, and of further runs beside it."""
+
+    def write(rows: Sequence[Row], **others: Sequence[Row]) -> Page:
+        for name, own in {"run": rows, **others}.items():
+            check_rows(own, name)
+            write_json(tmp_path / "runs" / name / "rows.json", own)
+        write_report([tmp_path / "runs"], tmp_path / "report.html")
+        return Page((tmp_path / "report.html").read_text(encoding="utf-8"))
+
+    return write
+
+
+def pair(**second: Any) -> list[Row]:
+    return suite_rows({"contender": "none", "ms": 10}, {"contender": "APT", "ms": 12.5, "gmacs": 1.8} | second)
+
+
+def test_the_page_holds_everything_and_fetches_nothing(page_of) -> None:
+    rows = pair(contender="<b>APT & $x$</b>")
+    page = page_of(rows)
     assert page.fetched == []
     assert not {"link", "script", "img", "iframe"} & set(page.tags)
-    assert page.tags.count("svg") == 2
+    assert page.tags.count("svg") == 3  # runs, ratios, percentiles
     assert "b" not in page.tags  # names are text
-    assert page.words.count("<b>APT & $x$</b>") == 4  # table, two figures, hashes
-    for text in ("1.250 [1.250, 1.250]", "Some CPU", "What this does not say", "No accuracy is shown", "ab" * 32):
+    assert page.words.count("<b>APT & $x$</b>") == 6  # headline, table, three figures, hashes
+    ratio = f"{rows[1]['latency_ratio']:.3f} [{rows[1]['latency_ratio_low']:.3f}, {rows[1]['latency_ratio_high']:.3f}]"
+    for text in (ratio, "Some CPU", "What this does not say", "No accuracy is shown", "ab" * 32, "onnxruntime 1.31.1"):
         assert text in page.words
 
 
-def test_accuracies_and_training_add_figures() -> None:
-    rows = [row("none", 1.0, accuracy=0.5), row("APT", 1.1, accuracy=0.7)]
+def test_sections_appear_with_their_rows(page_of) -> None:
+    plain = page_of(pair())
+    extra = {"memory": MEMORY, "stages": STAGES, "energy": {"joules_per_clip": 1.5, "source": "rapl"}, "accuracy": 0.7}
+    full = page_of(pair(**extra, warnings=["the runtime complained"]))
+    for title in ("Stages of one run", "Memory", "Energy", "Accuracy against latency", "the runtime complained"):
+        assert title not in plain.words
+        assert title in full.words
+    assert full.tags.count("svg") == plain.tags.count("svg") + 4
+    assert "No accuracy is shown" not in full.words
+
+
+def test_figure_5_and_slopes_beside_the_measured(page_of) -> None:
+    page = page_of(prompt_rows())
+    assert "The paper's Figure 5 for vit-small with 174 classes" in page.words
+    assert "1,910,958" in page.words  # trained numbers of VPT-400
+    assert "Scaling with prompts a block" in page.words
+    assert "With 400 prompts a block the time ratio [95 %] is: APT 1.1" in page.words
+
+
+def test_many_runs_become_pixels_within_the_page(page_of) -> None:
+    rows = suite_rows({"contender": "none", "ms": 10}, {"contender": "APT", "ms": 11}, rounds=3000)
+    for row in rows:
+        row |= {"mode": "mlperf", "latency_ratio_low": None, "latency_ratio_high": None, "verdict": "not paired"}
+    page = page_of(rows)
+    assert page.fetched == []
+    assert page.tags.count("image") == 1
+    assert "3,000 queries back to back" in page.words
+    assert "Latency ratio with its" in page.words  # without an interval, still with its place
+
+
+def test_a_gpu_is_never_called_an_engine(page_of) -> None:
+    gpu = {"session": "pytorch-cuda-graph", "device": "NVIDIA H200", "precision": "float16"}
+    page = page_of(prompt_rows(suite="gpu-vit-small", **gpu), cpu=pair())
+    assert "gpu-vit-small: PyTorch on NVIDIA H200" in page.words
+    assert "example: ONNX Runtime on Some CPU" in page.words
+    assert re.findall("TensorRT[^.]*", page.words) == ["TensorRT: how fast an engine is there, only an engine says"]
+
+
+def test_what_a_user_would_pick_is_compared(page_of) -> None:
+    rows = suite_rows(
+        {"contender": "plain", "ms": 20, "agreement": EQUAL},
+        {"contender": "APT-400", "ms": 16, "agreement": EQUAL},
+    )
+    page = page_of(rows)
+    assert "Against what a user would pick, with the same weights, ours is faster in 1 of 1 pairs: 1.2" in page.words
+
+
+def test_predictions_are_headed_as_such(tmp_path: Path) -> None:
+    rows = [predict(load_roofline(), "orin-nx", "vit-base", "apt", tokens, 1) for tokens in (100, 400)]
+    write_json(tmp_path / "there" / "predicted.json", rows)
+    write_json(tmp_path / "here" / "rows.json", pair())
+    report = make_report([tmp_path])
+    page = Page(report.html())
+    assert "Predicted, not measured" in page.words
+    assert "predicted ms a run" in page.words
+    assert "## Predicted, not measured" in report.markdown()
+    write_json(tmp_path / "there" / "predicted.json", pair())
+    with pytest.raises(ConfigError, match="another kind"):
+        make_report([tmp_path])
+
+
+def test_results_of_other_programs_are_shown_as_they_wrote_them(tmp_path: Path) -> None:
+    results = Path(__file__).parents[2] / "bench" / "results"
+    for name in ("steps-nano", "export-matrix", "league-demo", "nano-motion"):
+        shutil.copytree(results / name, tmp_path / name)
+    write_json(tmp_path / "latency" / "rows.json", pair())
+    page = Page(make_report([tmp_path]).html())
+    for name in ("steps-nano/table.md", "export-matrix/table.md", "league-demo/league.md"):
+        assert name in page.words
+    assert "a training step of" in page.words
+
+
+def test_pages_are_reproducible(page_of, tmp_path: Path) -> None:
+    page_of(pair())
+    first = (tmp_path / "report.html").read_bytes()
+    page_of(pair())
+    assert (tmp_path / "report.html").read_bytes() == first
+
+
+def summary_row(method: str, **changes: Any) -> Row:
+    row = suite_rows({"contender": method, "ms": 10, "accuracy": 0.7, "trainable_parameters": 1234})[0]
+    own = {"method": method, "accuracy_shuffled": 0.2, "attention": 12, "fused_attention": 12}
+    return row | own | {"parity_max_abs": 1e-6, "parity_max_abs_float16": 1e-3} | changes
+
+
+def test_training_stands_beside_its_latencies(tmp_path: Path) -> None:
     summary = [summary_row("apt", accuracy_curve=[[1, 0.2], [5, 0.7]]), summary_row("linear", accuracy_curve=[])]
-    page = Page(render(rows, summary))
-    assert page.tags.count("svg") == 4
-    assert "From training to the engine" in page.words
-    assert "12/12" in page.words
-    assert "No accuracy is shown" not in page.words
-
-
-def test_pages_are_reproducible() -> None:
-    assert render([row("none", 1.0)]) == render([row("none", 1.0)])
-
-
-def summary_row(method: str, **changes: Any) -> dict[str, Any]:
-    return row(method, 1.0, method=method, accuracy=0.7, accuracy_shuffled=0.2, attention=12, fused_attention=12) | {
-        "parity_max_abs": 1e-6,
-        "parity_max_abs_float16": 1e-3,
-        **changes,
-    }
+    write_json(tmp_path / "rows.json", pair())
+    write_json(tmp_path / "summary.json", summary)
+    report = write_report([tmp_path], tmp_path / "report.html", tmp_path / "report.md")
+    page = Page(report.html())
+    for text in ("From training to the engine", "Accuracy while training", "12/12", "not a measured one"):
+        assert text in page.words
+    text = (tmp_path / "report.md").read_text()
+    assert "### From training to the engine\n\n| method |" in text
+    assert "### Latency\n\n| contender |" in text
 
 
 def test_markdown() -> None:
-    lines = markdown_table([row("none", 1.0), row("APT", 1.25, accuracy=0.5)], BENCH_COLUMNS).splitlines()
+    rows = pair(accuracy=0.5)
+    lines = markdown_table(rows, SHORT_COLUMNS).splitlines()
     assert len({len(line) for line in lines}) == 1
-    assert "| 1,234 |" in re.sub(" +", " ", lines[2])
     assert lines[2].startswith("| none ")
     assert lines[3].endswith(" 50.0% |")
-    assert "accuracy" not in markdown_table([row("none", 1.0)], BENCH_COLUMNS)
+    assert "accuracy" not in markdown_table(pair(), SHORT_COLUMNS)
+    assert "max dlogit" not in markdown_table(pair(), SHORT_COLUMNS)
     assert "70.0%" in markdown_table([summary_row("apt")], SUMMARY_COLUMNS)
 
 
@@ -98,8 +192,27 @@ def test_a_run_without_rows_is_refused(tmp_path: Path, text: str | None) -> None
     if text is not None:
         (tmp_path / "rows.json").write_text(text)
     with pytest.raises(ConfigError, match=r"rows\.json"):
-        write_report(tmp_path, tmp_path / "report.html")
+        write_report([tmp_path], tmp_path / "report.html")
     assert not (tmp_path / "report.html").exists()
+
+
+def test_rows_without_their_environment_are_refused(tmp_path: Path) -> None:
+    rows = pair()
+    del rows[1]["environment"]
+    write_json(tmp_path / "rows.json", rows)
+    with pytest.raises(ConfigError, match="environment is missing"):
+        make_report([tmp_path])
+
+
+def test_every_different_environment_is_shown(page_of) -> None:
+    noisy = pair()
+    for row in noisy:
+        row["environment"] = ENVIRONMENT | {"load_average": 7.5, "gpus": [{"name": "NVIDIA H200"}]}
+    page = page_of(pair(), noisy=noisy)
+    assert "load average 0.1" in page.words
+    assert "load average 7.5" in page.words
+    assert "0.1 to 7.5; 0 is a quiet machine" in page.words
+    assert "gpus 0: name" in page.words
 
 
 @pytest.fixture
@@ -118,29 +231,27 @@ def run(exported: Path, tmp_path: Path) -> Path:
     return folder
 
 
-def measured(run: Path) -> dict[str, Any]:
-    return row("any name", 1.1, onnx_sha256=sha256(run / "export" / "onnxruntime-cpu" / "model.onnx"))
+def measured(run: Path) -> Row:
+    graph = sha256(run / "export" / "onnxruntime-cpu" / "model.onnx")
+    return pair(contender="any name", model_sha256=graph)[1]
 
 
 def test_demo_summary(run: Path) -> None:
-    rows = [row("apt", 9.0), measured(run)]  # the first one has the name, the second one the graph
+    own = measured(run)
+    rows = [*pair(contender="apt"), own]  # the second one has the name, the third one the graph
     (got,) = summarise_methods({"apt": MethodFiles.in_run(run)}, rows)
     assert (got["method"], got["accuracy"], got["accuracy_shuffled"]) == ("apt", 0.75, 0.25)
-    assert (got["latency_ratio"], got["latency_ms_median"], got["gmacs"]) == (1.1, 11.0, 1.5)
+    for key in ("latency_ratio", "latency_ms_median", "gmacs"):
+        assert got[key] == own[key]
     assert (got["fused_attention"], got["attention"], got["trainable_parameters"]) == (2, 2, 77)
     assert 0 < got["parity_max_abs"] < 1e-4 < got["parity_max_abs_float16"]
     assert got["accuracy_curve"] == [(2, 0.4), (3, 0.75)]
-    write_json(run / "rows.json", rows)
-    write_json(run / "summary.json", [got])
-    text = write_report(run, run / "report.html")
-    assert text.startswith("| method |")
-    assert text.count("\n\n") == 1
 
 
 def test_demo_refuses_what_does_not_belong_together(run: Path) -> None:
     files = MethodFiles.in_run(run)
     with pytest.raises(ModelError, match="did not measure"):
-        summarise_methods({"apt": files}, [row("apt", 1.0)])
+        summarise_methods({"apt": files}, pair(contender="apt"))
     sidecar = files.engine / "model.json"
     facts = json.loads(sidecar.read_text())
     write_json(sidecar, {**facts, "pack_sha256": "another"})

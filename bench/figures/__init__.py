@@ -1,0 +1,1 @@
+"""The report's figures as SVG text, for embedding in a page; one file a concept."""

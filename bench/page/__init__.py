@@ -1,0 +1,1 @@
+"""What the report says: one suite's rows -> claims, tables and figures."""
