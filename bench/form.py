@@ -56,17 +56,22 @@ class Point(Form):
     series: Name
 
 
-class Environment(Form):
-    """`apt_edge.runtime.machine.machine(threads)`: a number without it cannot be compared with anything."""
+class Machine(Form):
+    """`apt_edge.runtime.machine.machine()`."""
 
     cpu: str | None
-    threads: Count | None
     governor: str | None
     load_average: Amount | None
     python: Name
     packages: dict[str, str]
     gpus: list[dict[str, str]]
     commands: dict[str, str]
+
+
+class Environment(Machine):
+    """`apt_edge.runtime.machine.machine(threads)`: a number without it cannot be compared with anything."""
+
+    threads: Count | None
 
 
 class Source(Form):

@@ -142,6 +142,7 @@ TOOLS = [
     "bench.demo",
     "bench.predict",
     "bench.compare",
+    "bench.ingest",
     "apt_edge.cli",
 ]
 
