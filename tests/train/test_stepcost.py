@@ -81,6 +81,20 @@ def test_a_cached_step_is_the_step(tiny_vit):
     assert all(torch.equal(a, b) for a, b in zip(*losses, strict=True))
 
 
+def test_a_step_in_half_precision_keeps_its_weights_in_float32(tiny_vit):
+    torch.manual_seed(0)
+    model = TunedModel(tiny_vit, METHODS["apt"](tiny_vit.config, tokens=TOKENS), CLASSES)
+    seen = []
+    tiny_vit.block(0).fc1.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    step = make_step(model, BATCH, autocast=torch.bfloat16)
+    before = model.method.key.detach().clone()
+    step()
+    assert seen == [torch.bfloat16]
+    assert all(p.dtype == torch.float32 for p in model.parameters())
+    assert model.method.key.isfinite().all()
+    assert not torch.equal(model.method.key, before)
+
+
 class Backward(TorchDispatchMode):
     """What the backward pass computes: shapes of its products, which LayerNorms get weight gradients, convolutions."""
 

@@ -3,14 +3,46 @@
 from __future__ import annotations
 
 import math
+from typing import Protocol
 
 import torch
 
 from apt_edge.methods.tuned import TunedModel
-from train.recipe import Optim
 
 
-def parameter_groups(model: TunedModel, optim: Optim) -> list[dict[str, object]]:
+class Rates(Protocol):
+    """What a step reads of a recipe's `train.recipe.Optim`; everything here works without that and its pydantic."""
+
+    @property
+    def method_lr(self) -> float:
+        """Peak rate of the method's parameters."""
+
+    @property
+    def head_lr(self) -> float:
+        """Peak rate of the head."""
+
+    @property
+    def weight_decay(self) -> float:
+        """Of everything that decays."""
+
+    @property
+    def betas(self) -> tuple[float, float]:
+        """Of AdamW."""
+
+    @property
+    def eps(self) -> float:
+        """Of AdamW."""
+
+    @property
+    def label_smoothing(self) -> float:
+        """Of the loss."""
+
+    @property
+    def official_parity(self) -> bool:
+        """Decay the scales as the published APT code does."""
+
+
+def parameter_groups(model: TunedModel, optim: Rates) -> list[dict[str, object]]:
     """Groups for AdamW, each with a `peak_lr`: method and head, with and without weight decay, and layer-wise rates.
 
     Vectors and biases do not decay (wgcban/apt optim_factory.py:56), nor what the method says decay would harm.
@@ -35,7 +67,7 @@ def parameter_groups(model: TunedModel, optim: Optim) -> list[dict[str, object]]
     return list(groups.values())
 
 
-def adamw(model: TunedModel, optim: Optim) -> torch.optim.AdamW:
+def adamw(model: TunedModel, optim: Rates) -> torch.optim.AdamW:
     """The optimiser at its peak rates; one fused kernel for all weights."""
     groups = [{"lr": group["peak_lr"], **group} for group in parameter_groups(model, optim)]
     return torch.optim.AdamW(groups, betas=optim.betas, eps=optim.eps, fused=True)

@@ -15,8 +15,7 @@ from torch.autograd.profiler import profile
 from torch.utils.flop_counter import FlopCounterMode, sdpa_backward_flop_count, sdpa_flop_count
 
 from apt_edge.methods.tuned import TunedModel
-from train.engine.optim import adamw
-from train.recipe import Optim
+from train.engine.optim import Rates, adamw
 
 Shape = tuple[int, ...]
 
@@ -47,6 +46,7 @@ class Step:
         labels: classes `[B]`.
         cached: `inputs` are prefixes: the blocks below the method's first one are not run.
         label_smoothing: of the loss.
+        autocast: type of the forward pass's products; None computes in the weights' own.
     """
 
     model: TunedModel
@@ -55,11 +55,13 @@ class Step:
     labels: Tensor
     cached: bool
     label_smoothing: float
+    autocast: torch.dtype | None = None
 
     def __call__(self) -> None:
         """Forward, backward, update; the gradients are dropped, so none lives on into the next forward pass."""
-        logits = self.model(self.inputs, from_prefix=self.cached)
-        F.cross_entropy(logits, self.labels, label_smoothing=self.label_smoothing).backward()
+        with torch.autocast(self.inputs.device.type, self.autocast, enabled=self.autocast is not None):
+            logits = self.model(self.inputs, from_prefix=self.cached)
+        F.cross_entropy(logits.float(), self.labels, label_smoothing=self.label_smoothing).backward()
         self.optimiser.step()
         self.optimiser.zero_grad(set_to_none=True)
         if self.inputs.is_cuda:
@@ -74,24 +76,36 @@ class Step:
         yield from (self.inputs, self.labels)
 
 
-def make_step(model: TunedModel, batch: int, cached: bool = False, optim: Optim | None = None, seed: int = 0) -> Step:
+def make_step(
+    model: TunedModel,
+    batch: int,
+    cached: bool = False,
+    optim: Rates | None = None,
+    seed: int = 0,
+    autocast: torch.dtype | None = None,
+) -> Step:
     """A step as `train.tune` takes it, on clips of noise, on the model's device.
 
     Args:
         model: moved to its device before; it is put into training mode.
         batch: clips B.
         cached: begin with the prefix, which is computed here.
-        optim: rates and loss; the defaults when None.
+        optim: rates and loss; a recipe's defaults when None.
         seed: of the clips.
+        autocast: type of the forward pass's products; None computes in the weights' own.
     """
-    optim = optim or Optim()
+    if optim is None:
+        from train.recipe import Optim  # here: a machine without pydantic gives its own
+
+        optim = Optim()
     config, device = model.vit.config, next(model.parameters()).device
     noise = torch.Generator().manual_seed(seed)
     clips = torch.randn(batch, 3, config.frames, config.size, config.size, generator=noise).to(device)
     labels = (torch.arange(batch) % model.head.linear.out_features).to(device)
     model.train()
     optimiser = adamw(model, optim)
-    return Step(model, optimiser, model.prefix(clips) if cached else clips, labels, cached, optim.label_smoothing)
+    inputs = model.prefix(clips) if cached else clips
+    return Step(model, optimiser, inputs, labels, cached, optim.label_smoothing, autocast)
 
 
 def step_macs(step: Step) -> int:

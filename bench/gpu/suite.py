@@ -1,0 +1,190 @@
+"""Everything that a GPU without TensorRT can say, in one run of eight minutes: `python -m bench.gpu.suite --out DIR`.
+
+`bench/gpu_suite.sh` calls it. Needs PyTorch, numpy and safetensors; no network, no videos, nothing to install. Each
+part runs in a process of its own within its own budget: one that crashes or overruns loses what it had not written yet,
+and nothing else. The results are `PyTorch on <GPU>`, never those of another runtime.
+
+`results.json`, form `apt-edge rows`, version 1; times are milliseconds, what is not known is null:
+
+    schema, version   "apt-edge rows", 1
+    created           UTC, ISO 8601
+    rows              latency: rows as `bench.form.Measured` says
+    parity            half precision against float32 (`bench.gpu.parity`)
+    steps             training steps (`bench.gpu.steps`)
+    switch            prompt switches (`bench.gpu.switch`)
+    failed            [{step, what, gate}]: what was not measured, or proofs that failed (`gate`)
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import time
+from datetime import datetime, timezone
+from importlib import import_module
+from multiprocessing import get_context
+from pathlib import Path
+from typing import Any
+
+from apt_edge.backbone.vit import SIZES
+from apt_edge.errors import AptEdgeError, GateError, run_tool
+from apt_edge.files import scratch, write_json
+from apt_edge.tables import MISSING, Column, markdown_table, number
+from bench.gpu.record import Record, Settings
+
+SCHEMA, VERSION = "apt-edge rows", 1
+RESULTS = "results.json"
+# Part -> seconds after which it is ended, its start included.
+BUDGETS = {"latency": 200, "parity": 75, "steps": 110, "switch": 65}
+MARGIN = 10  # of a budget, for the start of the process and for writing
+LISTS = ("rows", "parity", "steps", "switch", "failed")
+
+COLUMNS: dict[str, Column] = {
+    "suite": lambda row: str(row.get("suite") or row["size"]),
+    "method": lambda row: str(row["method"]),
+    "contender": lambda row: str(row["contender"]),
+    "session": lambda row: str(row["session"]),
+    "batch": number("batch", "d"),
+    "median ms": number("latency_ms_median", ".4g"),
+    "p90 ms": number("latency_ms_p90", ".4g"),
+    "p99 ms": number("latency_ms_p99", ".4g"),
+    "time ratio [95 %]": lambda row: _interval(row),
+    "GMAC ratio": number("gmacs_ratio", ".3f"),
+    "peak MB": lambda row: _megabytes(row),
+    "switch ms": number("switch_ms", ".3g"),
+}
+PARITY_COLUMNS: dict[str, Column] = {
+    "size": lambda row: str(row["size"]),
+    "contender": lambda row: str(row["contender"]),
+    "precision": lambda row: str(row["precision"]),
+    "max dlogit": number("max_abs", ".1e"),
+    "largest logit": number("max_logit", ".3g"),
+    "first label equal": number("top1_agreement", ".1%"),
+    "prompts": lambda row: str(row["prompts"]),
+}
+
+
+def run_suite(settings: Settings, parts: list[str], out: Path) -> dict[str, Any]:
+    """Run parts one after the other; `results.json` in `out` is written after each.
+
+    Returns:
+        What the file holds; the module's docstring has its form.
+    """
+    created = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    results: dict[str, Any] = {"schema": SCHEMA, "version": VERSION, "created": created}
+    results |= {name: [] for name in LISTS}
+    write_json(out / RESULTS, results)
+    with scratch(out / RESULTS) as folder:
+        for part in parts:
+            found = run_part(part, settings, folder / f"{part}.json", BUDGETS[part])
+            for name in LISTS:
+                results[name] += found.get(name, [])
+            write_json(out / RESULTS, results)
+    return results
+
+
+def run_part(part: str, settings: Settings, path: Path, budget: float) -> dict[str, Any]:
+    """Run one part in a process of its own; returns what it left in `path`, and how it ended unless all went well."""
+    print(f"{part}: at most {budget:.0f} s", file=sys.stderr, flush=True)
+    begin = time.monotonic()
+    process = get_context("spawn").Process(target=_part, args=(part, settings, path, budget - MARGIN))
+    process.start()
+    try:
+        process.join(budget)
+    finally:
+        overran = process.is_alive()
+        process.kill()
+        process.join()
+    found = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {"failed": []}
+    if overran or process.exitcode:
+        what = f"ended after its {budget:.0f} s" if overran else f"ended with exit code {process.exitcode}"
+        found["failed"].append({"step": part, "what": f"{what}; what it had written is kept", "gate": False})
+    print(f"{part}: {time.monotonic() - begin:.0f} s", file=sys.stderr, flush=True)
+    return found
+
+
+def _part(part: str, settings: Settings, path: Path, seconds: float) -> None:
+    import_module(f"bench.gpu.{part}").run(settings, Record(path, seconds))
+
+
+def tables(results: dict[str, Any]) -> str:
+    """The results as Markdown tables."""
+    kinds = {
+        "latency": ("rows", COLUMNS),
+        "parity": ("parity", PARITY_COLUMNS),
+        "training steps": ("steps", COLUMNS),
+        "prompt switches": ("switch", COLUMNS),
+    }
+    return "\n\n".join(
+        f"{title}\n\n{markdown_table(results[kind], columns)}"
+        for title, (kind, columns) in kinds.items()
+        if results[kind]
+    )
+
+
+def complain(results: dict[str, Any]) -> None:
+    """Raises GateError when a proof failed, AptEdgeError when something was not measured."""
+    if failed := results["failed"]:
+        error = GateError if any(entry["gate"] for entry in failed) else AptEdgeError
+        raise error(
+            f"{RESULTS} is written, but not everything is in order",
+            found="; ".join(f"{entry['step']}: {entry['what']}" for entry in failed),
+            fix="read the messages above; --parts runs a part alone, --sizes and --tokens measure less",
+        )
+
+
+def _interval(row: Any) -> str:
+    if row["verdict"] == "baseline":
+        return "1"
+    return f"{row['latency_ratio']:.3f} [{row['latency_ratio_low']:.3f}, {row['latency_ratio_high']:.3f}]"
+
+
+def _megabytes(row: Any) -> str:
+    peak = row.get("peak_mb") or (row.get("memory") or {}).get("gpu_mb")
+    return MISSING if peak is None else f"{peak:.4g}"
+
+
+def _device(name: str) -> str:
+    import torch  # here: the process that waits for the parts needs none
+
+    if name == "cuda" and not torch.cuda.is_available():
+        raise AptEdgeError(
+            "the suite needs an NVIDIA GPU, and PyTorch finds none",
+            found=f"PyTorch {torch.__version__}, built for CUDA {torch.version.cuda}",
+            fix="run it where nvidia-smi lists a GPU, with a PyTorch for CUDA; --device cpu tries the suite itself",
+        )
+    return name
+
+
+def main() -> None:
+    """Measure latency, parity, training steps and prompt switches in PyTorch on this machine's GPU."""
+    parser = argparse.ArgumentParser(prog="bench.gpu.suite", description=main.__doc__)
+    parser.add_argument("--out", type=Path, required=True, help=f"directory for {RESULTS}")
+    parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu tries the suite, without graphs")
+    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["vit-small", "vit-base"], metavar="SIZE",
+                        help="backbones, smallest first (default: vit-small vit-base)")  # fmt: skip
+    parser.add_argument("--tokens", type=_positive, nargs="+", default=[100, 400, 800], metavar="N",
+                        help="prompts a block (default: 100 400 800)")  # fmt: skip
+    parser.add_argument("--batches", type=_positive, nargs="+", default=[1, 8], metavar="N",
+                        help="clips a run (default: 1 8)")  # fmt: skip
+    parser.add_argument("--rounds", type=_positive, default=200, help="timed runs of each contender, at most")
+    parser.add_argument("--parts", nargs="+", choices=list(BUDGETS), default=list(BUDGETS), metavar="PART",
+                        help=f"some of {', '.join(BUDGETS)} (default: all)")  # fmt: skip
+    parser.add_argument("--json", action="store_true", help="print the results as JSON")
+    args = parser.parse_args()
+    settings = Settings(_device(args.device), tuple(args.sizes), tuple(args.tokens), tuple(args.batches), args.rounds)
+    results = run_suite(settings, args.parts, args.out)
+    print(json.dumps(results, indent=2) if args.json else tables(results))
+    complain(results)
+
+
+def _positive(text: str) -> int:
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"{text} is not a number of at least 1")
+    return number
+
+
+if __name__ == "__main__":
+    run_tool(main, "bench.gpu.suite")
