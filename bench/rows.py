@@ -38,8 +38,10 @@ def read_list(path: Path, fix: str = "run bench.run first") -> list[Row]:
 
 
 def read_rows(path: Path, fix: str = "run bench.run first") -> list[Row]:
-    """Read the rows of a benchmark."""
-    return read_list(path, fix)
+    """Read and check the rows of a benchmark; raises ConfigError, see `check_rows`."""
+    rows = read_list(path, fix)
+    check_rows(rows, path)
+    return rows
 
 
 def check_rows(rows: Sequence[Row], where: str | Path) -> None:
