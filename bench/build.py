@@ -1,4 +1,4 @@
-"""Models that exist for benchmarks alone, built by the export workshop and cached: random weights, unfolded prompts."""
+"""Exported models that exist for benchmarks alone: random weights, unfolded prompts, PyTorch's plain export; cached."""
 
 from __future__ import annotations
 
@@ -17,36 +17,34 @@ import onnx
 import onnx_ir
 import onnxscript
 import torch
-from safetensors.torch import load_file
 from torch import nn
 
 import apt_edge
 import bench.flops
+import bench.huggingface
+import bench.modules
 import bench.suite
 import export
-from apt_edge.backbone.checkpoints import load_backbone, random_backbone
-from apt_edge.backbone.folded import FoldedModel, folded_model
-from apt_edge.backbone.forms import changed
 from apt_edge.clip import ClipSpec
-from apt_edge.errors import ConfigError, ModelError
+from apt_edge.errors import ModelError
 from apt_edge.files import atomic_directory, sha256, write_json
 from apt_edge.methods.tuned import TunedModel
-from apt_edge.methods.vpt_deep import VptDeep, VptDeepTokens
 from apt_edge.pack import PromptPack
 from apt_edge.runtime.model_dir import INPUT, ONNX, OUTPUT, SIDECAR, ModelDir
-from bench.flops import make_method
+from bench.modules import PACK, SEED, FromFrames, clip_of, random_model, unfolded_model
 from bench.suite import RandomModel, SessionName
+from export.graph.batch import BATCH
 from export.model import Export
 from export.target import load_target
 
 TARGETS = Path(export.__file__).parent / "targets"
 TARGET_OF: dict[SessionName, str] = {
     "onnxruntime-cpu": "onnxruntime-cpu",
+    "onnxruntime-cuda": "onnxruntime-cuda",
     "openvino-float32": "openvino-cpu",
     "openvino-bfloat16": "openvino-cpu",
 }
 PLAIN_OPSET = 20
-SEED = 0
 FINGERPRINT = 12
 
 
@@ -56,20 +54,23 @@ def random_clips(spec: ClipSpec, count: int) -> np.ndarray:
     return np.random.default_rng(SEED).integers(0, 256, shape, dtype=np.uint8)
 
 
-def build(request: RandomModel, session: SessionName, cache: Path) -> Path:
+def build(request: RandomModel, session: SessionName, cache: Path, batch: int = 1) -> Path:
     """Export a random model for a session, unless `cache` already holds it.
 
     The directory's name ends in a fingerprint of all sources that the graph depends on, so that a changed exporter
     never meets an old graph; graphs of older sources are removed.
 
+    Args:
+        request: the model.
+        session: what runs it.
+        cache: directory of all such models.
+        batch: the most clips a run; the batch axis is free when it is more than one.
+
     Returns:
         The exported model directory.
     """
     target = TARGET_OF[session]
-    settings = [f"{key}-{value}" for key, value in request.settings.items()]
-    form = ["as-tokens"] if request.as_tokens else []
-    kind = "plain" if request.export == "plain" else target
-    name = "-".join([request.size, request.method, *settings, *form, f"{request.classes}-classes", kind])
+    name = _name(request, target, batch)
     out = cache / f"{name}-{fingerprint()}"
     try:
         return ModelDir.load(out).path
@@ -78,36 +79,63 @@ def build(request: RandomModel, session: SessionName, cache: Path) -> Path:
     for old in cache.glob(f"{name}-{'[0-9a-f]' * FINGERPRINT}"):
         shutil.rmtree(old)
     module, tuned = random_model(request)
-    config = tuned.vit.config
-    spec = ClipSpec(frames=config.frames, size=config.size)
-    facts = {
-        "method": request.method,
-        "trainable_parameters": tuned.trainable_parameters(),
-        "backbone": {"name": f"random:{request.size}", "sha256": tuned.backbone_sha256},
-    }
-    labels = tuple(f"class {index}" for index in range(request.classes))
+    spec, facts = clip_of(request), random_facts(request, tuned)
+    labels = tuple(facts.pop("labels"))
     if request.export == "plain":
-        export_plain(module, out, clip=spec, labels=labels, facts=facts)
+        export_plain(module, out, clip=spec, labels=labels, facts=facts, batch=batch)
     else:
         model = Export(module, frames=random_clips(spec, 2), clip=spec, labels=labels, facts=facts)
-        model.to(load_target(TARGETS / f"{target}.toml"), out)
+        model.to(load_target(TARGETS / f"{target}.toml", [f"batch.opt={batch}", f"batch.max={batch}"]), out)
     return out
 
 
+def random_facts(request: RandomModel, tuned: TunedModel) -> dict[str, Any]:
+    """What the sidecar of a random model says of its weights."""
+    return {
+        "method": request.method,
+        "settings": request.settings,
+        "trainable_parameters": tuned.trainable_parameters(),
+        "backbone": {"name": f"random:{request.size}", "sha256": tuned.backbone_sha256},
+        "labels": [f"class {index}" for index in range(request.classes)],
+    }
+
+
+def _name(request: RandomModel, target: str, batch: int) -> str:
+    """What tells one random model from the others."""
+    sizes = {"frames": request.frames, "pixels": request.pixels}
+    parts = [
+        request.size,
+        *(f"{value}-{key}" for key, value in sizes.items() if value),
+        request.method,
+        *(f"{key}-{value}" for key, value in request.settings.items()),
+        *(["as-tokens"] if request.as_tokens else []),
+        f"{request.classes}-classes",
+        *(["huggingface"] if request.huggingface else []),
+        "plain" if request.export == "plain" else target,
+        *([f"batch-{batch}"] if batch > 1 else []),
+    ]
+    return "-".join(parts)
+
+
 def export_plain(
-    module: nn.Module, out: Path, *, clip: ClipSpec, labels: tuple[str, ...], facts: Mapping[str, Any]
+    module: nn.Module, out: Path, *, clip: ClipSpec, labels: tuple[str, ...], facts: Mapping[str, Any], batch: int = 1
 ) -> None:
-    """Export as one would without this project: PyTorch's exporter on the module, normalised clips, nothing else."""
+    """Export as one would without this project: PyTorch's exporter on the module, nothing else.
+
+    The graph takes uint8 frames like every other contender and normalises them itself.
+    """
+    rows = min(batch, 2)  # an axis of length 1 would be taken for a constant
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # about torchvision's operators and pytree internals
         logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
         program = torch.onnx.export(
-            module.eval(),
-            (torch.zeros(1, *clip.shape),),
+            FromFrames(module, clip).eval(),
+            (torch.zeros(rows, clip.frames, clip.size, clip.size, 3, dtype=torch.uint8),),
             dynamo=True,
             opset_version=PLAIN_OPSET,
             input_names=[INPUT],
             output_names=[OUTPUT],
+            dynamic_shapes=({0: torch.export.Dim(BATCH, max=batch)},) if batch > 1 else None,
             verbose=False,
         )
     assert program is not None
@@ -130,7 +158,7 @@ def build_unfolded(run: Path) -> Path:
     Raises:
         ConfigError: the run is of another method.
     """
-    pack_path, out = run / "pack.safetensors", run / "export" / "as-tokens"
+    pack_path, out = run / PACK, run / "export" / "as-tokens"
     pack, digest = PromptPack.load(pack_path), sha256(pack_path)
     with contextlib.suppress(ModelError):  # absent or damaged
         known = ModelDir.load(out).facts
@@ -142,6 +170,7 @@ def build_unfolded(run: Path) -> Path:
         "method": pack.method,
         "trainable_parameters": pack.trainable_parameters,
         "pack_sha256": digest,
+        "prompt_tokens": {str(block): tokens for block, tokens in pack.tokens.items()},
         "sources": fingerprint(),
         "backbone": {"name": pack.backbone.name, "sha256": pack.backbone.sha256},
     }
@@ -150,40 +179,12 @@ def build_unfolded(run: Path) -> Path:
     return out
 
 
-def unfolded_model(run: Path) -> nn.Module:
-    """A tuned VPT-deep as published, from its finished run; raises ConfigError when the run is of another method."""
-    path = run / "pack.safetensors"
-    pack = PromptPack.load(path)
-    if pack.method != "vpt-deep":
-        raise ConfigError(f"{run} is a run of {pack.method}", fix="only the prompts of vpt-deep can be tokens")
-    vit = load_backbone(pack.backbone.name)
-    method = VptDeep(vit.config, **pack.settings)
-    method.load_state_dict(load_file(run / "method.safetensors"))
-    return VptDeepTokens(vit, method, folded_model(pack, vit, pack.backbone.name, path).head).eval()
-
-
-def random_model(request: RandomModel) -> tuple[nn.Module, TunedModel]:
-    """The module to export, as deployed or with prompts as tokens, and the trainable form that it comes from."""
-    vit = random_backbone(request.size, SEED)
-    with torch.random.fork_rng():
-        torch.manual_seed(SEED)
-        method = make_method(request.method, vit.config, request.settings)
-        tuned = TunedModel(vit, method, request.classes)
-        # A fresh classifier gives logits near 0, on which every graph would agree.
-        nn.init.trunc_normal_(tuned.head.linear.weight, std=0.02)
-    if request.as_tokens:
-        assert isinstance(method, VptDeep)  # RandomModel allows no other
-        return VptDeepTokens(vit, method, tuned.head).eval(), tuned
-    deployed = method.deploy(vit)
-    vit = changed(vit, deployed.form, deployed.changes)
-    return FoldedModel(vit, tuned.head.folded(), deployed.kv).eval(), tuned
-
-
 def fingerprint(*more: Path) -> str:
     """Hash of all sources that a graph and its proof depend on, of the libraries that write it, and of `more` files."""
     libraries = (torch, onnx, onnx_ir, onnxscript)
     digest = hashlib.sha256(" ".join(f"{library.__name__} {library.__version__}" for library in libraries).encode())
-    sources = [Path(__file__), Path(bench.flops.__file__), Path(bench.suite.__file__), *more]
+    modules = (bench.flops, bench.huggingface, bench.modules, bench.suite)
+    sources = [Path(__file__), *(Path(str(module.__file__)) for module in modules), *more]
     for folder in (Path(apt_edge.__file__).parent, Path(export.__file__).parent):
         found = (path for path in folder.rglob("*") if path.is_file() and "__pycache__" not in path.parts)
         sources += sorted(found)

@@ -27,14 +27,14 @@ from apt_edge.files import sha256
 from apt_edge.pack import PromptPack
 from apt_edge.runtime.model_dir import ONNX
 from apt_edge.tables import Row
-from bench.build import fingerprint, random_model, unfolded_model
+from bench.build import fingerprint
 from bench.graph import graph_macs
+from bench.modules import METHOD, PACK, random_model, unfolded_model
 from bench.suite import RandomModel
 from export.engine.compiler import load_compiler
 from export.model import Export
 from export.target import Target
 
-PACK, METHOD = "pack.safetensors", "method.safetensors"
 FOLDED, AS_TOKENS = "vpt-deep folded", "vpt-deep as tokens"
 
 

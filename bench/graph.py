@@ -13,6 +13,7 @@ from pathlib import Path
 import onnx
 
 from apt_edge.errors import ModelError
+from export.graph.batch import BATCH
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -26,12 +27,12 @@ FREE = {
 
 
 def graph_macs(path: str | Path) -> int:
-    """Count one run of an ONNX file with static shapes; weights in external files are not read.
+    """Count one clip through an ONNX file whose shapes are static but for its batch; external weights are not read.
 
     Raises:
         ModelError: an operator whose cost is not known here, or a tensor whose shape is not in the graph.
     """
-    graph = onnx.load(str(path), load_external_data=False).graph
+    graph = _of_one_clip(onnx.load(str(path), load_external_data=False)).graph
     shapes = {tensor.name: tuple(tensor.dims) for tensor in graph.initializer}
     for value in [*graph.input, *graph.output, *graph.value_info]:
         sizes = [dim.dim_value for dim in value.type.tensor_type.shape.dim]
@@ -43,6 +44,23 @@ def graph_macs(path: str | Path) -> int:
         raise ModelError(
             f"the shape of tensor {error} is not in {path}", fix="export with static shapes, or infer them first"
         ) from None
+
+
+def _of_one_clip(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model with a free batch axis set to 1; what its exporter could then not tell is inferred."""
+    graph, free = model.graph, False
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        for dim in value.type.tensor_type.shape.dim:
+            if dim.dim_param == BATCH:
+                dim.dim_value, free = 1, True
+    if not free:
+        return model
+    known = [value for value in graph.value_info if all(dim.dim_value for dim in value.type.tensor_type.shape.dim)]
+    if len(known) < len(graph.value_info):
+        del graph.value_info[:]
+        graph.value_info.extend(known)
+        model = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    return model
 
 
 def _node_macs(node: onnx.NodeProto, shapes: Shapes) -> int:

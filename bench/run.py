@@ -1,197 +1,151 @@
 """Suite -> rows: `python -m bench.run bench/suites/x.toml`.
 
 All contenders run interleaved in one process on the same clips; every row carries its ratio to the baseline with a 95 %
-interval, what the graph costs in theory, and the circumstances.
+interval, what the model costs in theory, what memory it takes, and the circumstances. `bench.form` has a row's keys.
+
+A run takes uint8 frames, as they are decoded and cropped, and gives logits: whoever needs them normalised does that
+within the run, in the graph or before. Ratios are to the baseline at the same batch, so that they hold for a clip, too.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Mapping
-from itertools import cycle
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from tqdm import tqdm
 
+from apt_edge.clip import ClipSpec
 from apt_edge.config import load_toml
-from apt_edge.errors import ConfigError, GateError, run_tool
+from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import write_json
-from apt_edge.runtime.agreement import agreement
-from apt_edge.runtime.machine import machine
-from apt_edge.runtime.model_dir import OUTPUT, ModelDir
-from apt_edge.runtime.session import Session
-from apt_edge.runtime.sessions import SESSIONS
-from apt_edge.runtime.statistics import paired_ratio, summarise, verdict
-from apt_edge.runtime.timing import measure_interleaved
+from apt_edge.runtime.machine import device_name, machine
+from apt_edge.runtime.statistics import Ratio, paired_ratio, summarise, trend, verdict
 from apt_edge.tables import Row, markdown_table
-from bench.build import build, build_unfolded, random_clips
-from bench.graph import graph_macs
-from bench.rows import BENCH_COLUMNS, ROWS, interval
-from bench.suite import Contender, Suite
-from export.to_onnx import clips_of
+from bench.clips import videos_of
+from bench.contenders import Opened, open_contenders
+from bench.form import NOT_PAIRED
+from bench.gates import agreements, check_gates
+from bench.measure import Times, energies, measure, stage_names
+from bench.memory import memory_of
+from bench.rows import BENCH_COLUMNS, ROWS, check_rows
+from bench.suite import Suite
 
 RUNS = Path("runs/bench")
 
 
-def run_suite(suite: Suite, out: Path, cache: Path = RUNS / "models") -> list[Row]:
+def run_suite(suite: Suite, out: Path, root: Path = RUNS) -> list[Row]:
     """Measure a suite and write `rows.json`.
 
     Args:
         suite: what to compare.
         out: directory for the rows.
-        cache: where random models are kept between runs.
+        root: where random models and synthetic clips are kept between runs.
 
     Returns:
-        One row a contender, in the suite's order; see `_row`.
+        One row a contender and batch, in the suite's order.
 
     Raises:
         ModelError: a contender is damaged, or its graph cannot be counted.
         ConfigError: the contenders do not take the same clips.
     """
-    contenders = {contender.name: contender for contender in suite.contenders}
-    models = {name: ModelDir.load(_directory(contender, cache)) for name, contender in contenders.items()}
-    accuracies = {name: _accuracy(contender) for name, contender in contenders.items()}
-    clips = _clips(suite, models)
-    circumstances = machine(suite.threads)
-    sessions = {
-        name: SESSIONS[contender.session](models[name].onnx, suite.threads) for name, contender in contenders.items()
-    }
-    feeds = {
-        name: [models[name].feeds(session.inputs, frames) for frames in clips] for name, session in sessions.items()
-    }
-    callables = {name: _contender(session, feeds[name]) for name, session in sessions.items()}
-    with tqdm(total=suite.rounds, desc=suite.name, unit="round", disable=None) as bar:
-        times = measure_interleaved(callables, suite.rounds, suite.warmup, progress=lambda done: bar.update())
-    gmacs = {name: graph_macs(model.onnx) / 1e9 for name, model in models.items()}
-    drifts = _drifts(suite.baseline, models, sessions, feeds)
+    environment = machine(suite.threads)  # first: its load is that of the others
+    videos = videos_of(suite, root)
+    sizes = suite.batches if suite.mode == "offline" else [1]
+    opened = list(open_contenders(suite.entries, sizes, suite.threads, root / "models"))
+    _check_clips(opened)
+    frames = {clip: videos.frames(clip) for clip in dict.fromkeys(one.clip for one in opened)}
+    memory = [memory_of(_description(one, suite)) for one in tqdm(opened, desc="memory", disable=None)]
+    times = measure(suite, opened, videos, frames)
+    energy = energies(opened, frames)
+    outputs = agreements(suite.baseline, opened, frames)
     rows = [
-        _row(suite, contender, models[name], times, gmacs)
-        | {"accuracy": accuracies[name], "drift": drifts[name], "environment": circumstances}
-        for name, contender in contenders.items()
+        _row(suite, one, times)
+        | _compared(suite, one, opened, times)
+        | {"agreement": outputs[one.key], "memory": memory[index], "energy": energy[one.key]}
+        | {"device": device_name(environment, one.on_gpu), "clips": videos.source, "environment": environment}
+        | {"times_ms": [round(float(ms), 6) for ms in times[one.key]]}
+        for index, one in enumerate(opened)
     ]
+    check_rows(rows, out / ROWS)
     write_json(out / ROWS, rows)
     return rows
 
 
-def _drifts(
-    baseline: str,
-    models: Mapping[str, ModelDir],
-    sessions: Mapping[str, Session],
-    feeds: Mapping[str, list[dict[str, np.ndarray]]],
-) -> dict[str, dict[str, Any] | None]:
-    """How far each contender's logits are from the baseline's on the run's clips; None where the weights are others."""
-    weights = ("method", "pack_sha256", "backbone", "prompt_tokens", "trainable_parameters")
-    same = {
-        name: all(model.facts.get(key) == models[baseline].facts.get(key) for key in weights)
-        for name, model in models.items()
-    }
-    logits = {
-        name: np.concatenate([session.run(feed)[OUTPUT] for feed in feeds[name]])
-        for name, session in sessions.items()
-        if same[name]
-    }
-    return {name: agreement(logits[baseline], logits[name]) if same[name] else None for name in models}
-
-
-def check_gmacs(suite: Suite, rows: list[Row]) -> None:
-    """Raises GateError when a latency ratio leaves the suite's tolerance around its GMAC ratio."""
-    if suite.gmacs_tolerance is None:
-        return
-    beyond = [row for row in rows if abs(row["latency_ratio"] / row["gmacs_ratio"] - 1) > suite.gmacs_tolerance]
-    if beyond:
-        raise GateError(
-            f"latency does not follow the GMACs within {suite.gmacs_tolerance:.0%}",
-            found="; ".join(
-                f"{row['contender']}: latency ratio {interval(row)}, GMAC ratio {row['gmacs_ratio']:.3f}"
-                for row in beyond
-            ),
-            fix="repeat on a quiet machine with more rounds; if it stays, look for operators that do not fuse",
+def _check_clips(opened: Sequence[Opened]) -> None:
+    """Every contender sees the same videos in the same way; only a sweep may change the frames or their size."""
+    first = opened[0]
+    for other in opened:
+        point = other.contender.point
+        swept = {point.axis} if point is not None else set()
+        clip = ClipSpec.from_dict(
+            other.clip.to_dict() | {key: getattr(first.clip, key) for key in swept & {"frames", "size"}}
         )
-
-
-def _directory(contender: Contender, cache: Path) -> Path:
-    if contender.random:
-        return build(contender.random, contender.session, cache)
-    if contender.unfolded:
-        return build_unfolded(Path(contender.unfolded))
-    assert contender.model is not None  # Contender has exactly one source
-    return Path(contender.model)
-
-
-def _row(
-    suite: Suite, contender: Contender, model: ModelDir, times: dict[str, np.ndarray], gmacs: dict[str, float]
-) -> Row:
-    """One result. Latencies are ms, ratios refer to the baseline, `times_ms[i]` of all rows belong to round i.
-
-    `precision` is the graph's; the session may compute in another one, as its name says.
-    """
-    name = contender.name
-    statistics = summarise(times[name])
-    ratio = paired_ratio(times[name], times[suite.baseline])
-    return {
-        "suite": suite.name,
-        "contender": name,
-        "session": contender.session,
-        "method": model.facts.get("method"),
-        "precision": model.facts["precision"],
-        "latency_ms_median": statistics["median"],
-        "latency_ms_p90": statistics["p90"],
-        "latency_ms_p99": statistics["p99"],
-        "latency_ms_mean": statistics["mean"],
-        "latency_cv": statistics["cv"],
-        "rounds": statistics["n"],
-        "baseline": suite.baseline,
-        "latency_ratio": ratio.median,
-        "latency_ratio_low": ratio.low,
-        "latency_ratio_high": ratio.high,
-        "verdict": "baseline" if name == suite.baseline else verdict(ratio),
-        "gmacs": gmacs[name],
-        "gmacs_ratio": gmacs[name] / gmacs[suite.baseline],
-        "trainable_parameters": model.facts.get("trainable_parameters"),
-        "clips": suite.clips or "noise from a seed",
-        "onnx_sha256": model.facts["onnx_sha256"],
-        "times_ms": [round(float(ms), 6) for ms in times[name]],
-    }
-
-
-def _clips(suite: Suite, models: dict[str, ModelDir]) -> np.ndarray:
-    """The clips of the run, uint8 `[M, T, S, S, 3]`: every contender gets the same ones in the same rounds."""
-    first, *others = models.values()
-    for other in others:
-        if difference := first.clip.difference(other.clip):
+        if difference := first.clip.difference(clip):
             raise ConfigError(
-                f"{first.path} and {other.path} take different clips",
+                f"{first.contender.name} and {other.contender.name} take different clips",
                 found=difference,
                 fix="compare models of one input contract, or write two suites",
             )
-    if suite.clips:
-        return clips_of(Path(suite.clips), first.clip, suite.clip_count)
-    return random_clips(first.clip, suite.clip_count)
 
 
-def _contender(session: Session, feeds: list[dict[str, np.ndarray]]) -> Callable[[], None]:
-    endless = cycle(feeds)
+def _description(one: Opened, suite: Suite) -> dict[str, Any]:
+    """A contender for `bench.memory`."""
+    own: dict[str, Any] = {"session": one.contender.session, "threads": suite.threads, "batch": one.batch}
+    if one.source is not None:
+        return own | {"model": str(one.source)}
+    assert one.contender.random is not None
+    return own | {"random": one.contender.random.model_dump()}
 
-    def once() -> None:
-        session.run(next(endless))
 
-    return once
+def _row(suite: Suite, one: Opened, times: Times) -> Row:
+    """What a row says of one contender alone; times are ms."""
+    own, point = times[one.key], one.contender.point
+    statistics, change = summarise(own), trend(own)
+    stages = None
+    if suite.stages:
+        medians = {name: float(np.median(times[key])) for name, key in stage_names(one).items()}
+        stages = {"transfer_ms": None, **medians}
+    swept = {"axis": "batch", "value": one.batch, "series": one.contender.name} if suite.mode == "offline" else None
+    return {
+        "kind": "measured",
+        "suite": suite.name,
+        "contender": one.contender.name,
+        "session": one.contender.session,
+        "mode": suite.mode,
+        "batch": one.batch,
+        **one.facts,
+        **{f"latency_ms_{key}": statistics[key] for key in ("median", "p90", "p95", "p99", "max", "mean")},
+        "latency_ms_per_clip": statistics["median"] / one.batch,
+        "latency_cv": statistics["cv"],
+        "latency_trend": None if change is None else change.change,
+        "rounds": int(statistics["n"]),
+        "stages": stages,
+        "point": swept if point is None else point.model_dump(),
+    }
 
 
-def _accuracy(contender: Contender) -> float | None:
-    if contender.evaluation is None:
-        return None
-    try:
-        return float(json.loads(Path(contender.evaluation).read_text(encoding="utf-8"))["accuracy"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(
-            f"{contender.evaluation} holds no accuracy",
-            found=f"{type(error).__name__}: {error}",
-            fix="give the JSON of train.evaluate, or leave evaluation out",
-        ) from None
+def _compared(suite: Suite, one: Opened, opened: Sequence[Opened], times: Times) -> Row:
+    """One contender against the baseline at the same batch."""
+    baseline = next(o for o in opened if (o.contender.name, o.batch) == (suite.baseline, one.batch))
+    own, other = times[one.key], times[baseline.key]
+    found: Ratio | None = None
+    if suite.mode != "mlperf" or one is baseline:
+        found = paired_ratio(own, other)
+        named = "baseline" if one is baseline else verdict(found)
+    else:
+        named = NOT_PAIRED
+    return {
+        "baseline": suite.baseline,
+        "latency_ratio": found.median if found else float(np.median(own) / np.median(other)),
+        "latency_ratio_low": found.low if found else None,
+        "latency_ratio_high": found.high if found else None,
+        "verdict": named,
+        "gmacs_ratio": one.facts["gmacs"] / baseline.facts["gmacs"],
+    }
 
 
 def main() -> None:
@@ -205,7 +159,7 @@ def main() -> None:
     suite = load_toml(args.suite, Suite, args.set)
     rows = run_suite(suite, args.out or RUNS / suite.name)
     print(json.dumps(rows, indent=2) if args.json else markdown_table(rows, BENCH_COLUMNS))
-    check_gmacs(suite, rows)
+    check_gates(suite, rows)
 
 
 if __name__ == "__main__":

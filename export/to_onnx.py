@@ -75,23 +75,24 @@ def _check_place(directory: Path) -> None:
 
 def _classes(path: Path, count: int, pack: PromptPack) -> np.ndarray:
     """Class numbers `[M]` of the clips of `clips_of`; raises ConfigError when the pack has fewer classes."""
-    chosen = _chosen(path, count)
-    for item in chosen:
+    items = chosen(path, count)
+    for item in items:
         if item.label >= len(pack.labels):
             raise ConfigError(
                 f"{path} has a clip of class {item.label}, the pack has {len(pack.labels)} classes",
                 found=str(item.path),
                 fix="give a list of the data that the pack was tuned on; its classes count from 0",
             )
-    return np.array([item.label for item in chosen])
+    return np.array([item.label for item in items])
 
 
 def clips_of(path: Path, spec: ClipSpec, count: int) -> np.ndarray:
     """Up to `count` clips spread evenly over a list, as a model sees them: uint8 `[M, T, S, S, 3]`."""
-    return np.stack([load_frames(item.path, spec) for item in _chosen(path, count)])
+    return np.stack([load_frames(item.path, spec) for item in chosen(path, count)])
 
 
-def _chosen(path: Path, count: int) -> list[Item]:
+def chosen(path: Path, count: int) -> list[Item]:
+    """Up to `count` videos spread evenly over a list."""
     items = read_list(path)
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
 

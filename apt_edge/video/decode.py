@@ -97,6 +97,11 @@ def read_frames(path: str | Path, indices: Sequence[int] | np.ndarray) -> np.nda
     return np.stack([images[i] for i in wanted.tolist()])
 
 
+def forget() -> None:
+    """Drop what is remembered of files: a benchmark reads each as if it were new."""
+    _cached_index.cache_clear()
+
+
 def _index(path: str | Path) -> _Index:
     refuse_non_video(Path(path))
     status = os.stat(path)

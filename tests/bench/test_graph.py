@@ -110,4 +110,12 @@ def test_what_cannot_be_counted_is_refused(tmp_path: Path) -> None:
         graph_macs(save(tmp_path / "einsum.onnx", [einsum], x=[2, 3], w=[3, 4], y=[2, 4]))
     matmul = helper.make_node("MatMul", ["x", "w"], ["y"])
     with pytest.raises(ModelError, match="shape of tensor 'y'"):
-        graph_macs(save(tmp_path / "free.onnx", [matmul], x=["batch", 3], w=[3, 4], y=["batch", 4]))
+        graph_macs(save(tmp_path / "free.onnx", [matmul], x=["rows", 3], w=[3, 4], y=["rows", 4]))
+
+
+def test_a_free_batch_is_counted_as_one_clip(tmp_path: Path) -> None:
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"]), helper.make_node("MatMul", ["y", "v"], ["z"])]
+    shapes = {"x": ["batch", 3], "w": [3, 4], "v": [4, 5], "y": ["batch", 4]}
+    assert graph_macs(save(tmp_path / "told.onnx", nodes, 3, **shapes, z=["batch", 5])) == 3 * 4 + 4 * 5
+    told_in_part = save(tmp_path / "inferred.onnx", nodes, 3, **shapes | {"y": ["other", 4]}, z=["batch", 5])
+    assert graph_macs(told_in_part) == 3 * 4 + 4 * 5

@@ -1,4 +1,4 @@
-"""Suites and rows on really exported models."""
+"""Rows of really exported and really run models."""
 
 from __future__ import annotations
 
@@ -6,34 +6,30 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from apt_edge.backbone.vit import SIZES
-from apt_edge.config import load_toml
-from apt_edge.errors import ConfigError, GateError
+from apt_edge.errors import ConfigError, GateError, ModelError
 from apt_edge.files import sha256
-from apt_edge.methods import METHODS
-from apt_edge.runtime.model_dir import ModelDir
-from apt_edge.runtime.sessions import SESSIONS
 from apt_edge.runtime.statistics import paired_ratio
-from bench.build import build, random_clips, random_model
-from bench.report import render
-from bench.run import check_gmacs, run_suite
-from bench.suite import Contender, RandomModel, SessionName, StepSuite, Suite
-from tests.bench.conftest import TOKENS
-from tests.conftest import TINY, TINY_CLIP
+from bench.gates import check_gates
+from bench.modules import random_model
+from bench.rows import check_rows
+from bench.run import run_suite
+from bench.suite import Contender, RandomModel, Suite
+from tests.conftest import TINY
 
-ENVIRONMENT = {"cpu", "cores", "threads", "governor", "load_average", "system", "python", "packages", "gpus"}
+NANO = RandomModel(size="nano", method="linear")
 
 
 def suite(exported: Path, clips: Path, **changes: Any) -> Suite:
     contenders = [Contender(name=name, model=str(exported / name)) for name in ("linear", "apt", "vpt-tokens")]
     values = {"name": "tiny", "baseline": "linear", "rounds": 10, "warmup": 1, "threads": 1, "contenders": contenders}
-    return Suite(**values | {"clips": str(clips)} | changes)
+    values = values | {"clips": str(clips)} | changes
+    return Suite(**{key: value for key, value in values.items() if value is not None})
 
 
 def test_rows_of_real_models_on_real_clips(exported: Path, clip_list: Path, tmp_path: Path) -> None:
@@ -43,28 +39,97 @@ def test_rows_of_real_models_on_real_clips(exported: Path, clip_list: Path, tmp_
         Contender(name="none", model=str(exported / "linear"), evaluation=str(evaluation)),
         Contender(name="half", model=str(exported / "apt-half")),
     ]
-    rows = run_suite(suite(exported, clip_list, contenders=contenders, baseline="none"), tmp_path / "out")
+    rows = run_suite(suite(exported, clip_list, contenders=contenders, baseline="none"), tmp_path / "out", tmp_path)
     assert rows == json.loads((tmp_path / "out" / "rows.json").read_text())
+    check_rows(rows, "these rows")
     none, half = rows
     assert [row["contender"] for row in rows] == ["none", "half"]
     assert (none["precision"], half["precision"]) == ("float32", "float16")
-    assert none["onnx_sha256"] == sha256(exported / "linear" / "model.onnx")
+    assert none["model_sha256"] == sha256(exported / "linear" / "model.onnx")
+    assert none["pack_sha256"] == "linear"  # as the fixture's sidecar has it
     assert none["latency_ratio"] == none["latency_ratio_low"] == none["latency_ratio_high"] == none["gmacs_ratio"] == 1
     assert (none["verdict"], none["accuracy"], half["accuracy"]) == ("baseline", 0.5, None)
-    assert half["latency_ratio"] == pytest.approx(paired_ratio(half["times_ms"], none["times_ms"]).median, rel=1e-3)
+    ratio = paired_ratio(np.array(half["times_ms"]), np.array(none["times_ms"]))
+    assert half["latency_ratio"] == pytest.approx(ratio.median, rel=1e-3)
     assert half["gmacs_ratio"] > 1
     assert len(half["times_ms"]) == half["rounds"] == 10
-    assert half["trainable_parameters"] == 77
-    assert set(half["environment"]) >= ENVIRONMENT
+    assert (half["trainable_parameters"], half["agreement"], half["stages"], half["point"]) == (77, None, None, None)
+    assert half["clips"] == str(clip_list)
+    assert half["memory"]["rss_mb"] > 0
+    assert half["environment"]["threads"] == 1
 
 
-def test_the_gmacs_gate(exported: Path, clip_list: Path) -> None:
+def test_every_session_that_runs_here(tmp_path: Path) -> None:
+    plain = NANO.model_copy(update={"export": "plain"})
+    contenders = [
+        Contender(name="Hugging Face", session="pytorch-eager", random=NANO.model_copy(update={"huggingface": True})),
+        Contender(name="eager", session="pytorch-eager", random=NANO),
+        Contender(name="plain", random=plain),
+        Contender(name="ours", random=NANO),
+        Contender(name="OpenVINO", session="openvino-float32", random=NANO),
+        Contender(name="bfloat16", session="openvino-bfloat16", random=NANO),
+    ]
+    values = {"name": "nano", "baseline": "Hugging Face", "rounds": 10, "warmup": 1, "threads": 1, "clip_count": 2}
+    rows = run_suite(Suite(**values, contenders=contenders), tmp_path / "out", tmp_path)
+    named = {row["contender"]: row for row in rows}
+    assert {row["clips"] for row in rows} == {"synthetic videos of train.clips, seed 0"}
+    assert len(list((tmp_path / "clips-0" / "val").glob("*.mp4"))) == 16
+    for name in ("Hugging Face", "eager", "plain", "ours", "OpenVINO"):
+        assert named[name]["agreement"]["against"] == "Hugging Face"
+        assert named[name]["agreement"]["max_abs"] <= 1e-4
+        assert named[name]["agreement"]["top1_agreement"] == 1
+    assert 1e-4 < named["bfloat16"]["agreement"]["max_abs"] < 3e-2
+    assert named["bfloat16"]["precision"] == "bfloat16"
+    assert {row["trainable_parameters"] for row in rows} == {random_model(NANO)[1].trainable_parameters()}
+    # Ours saves products that the module, and what is exported of it plainly, computes; Hugging Face's are the same.
+    eager, ours = named["eager"]["gmacs"], named["ours"]["gmacs"]
+    assert named["Hugging Face"]["gmacs"] == eager == pytest.approx(named["plain"]["gmacs"], rel=1e-3)
+    assert ours < eager
+    assert len({named[name]["model_sha256"] for name in ("Hugging Face", "eager", "plain", "ours", "OpenVINO")}) == 5
+
+
+def test_the_same_weights_are_compared_where_the_baseline_has_others(
+    exported: Path, clip_list: Path, tmp_path: Path
+) -> None:
+    names = {"linear": "onnxruntime-cpu", "apt": "onnxruntime-cpu", "apt-decomposed": "openvino-float32"}
+    contenders = [Contender(name=n, session=s, model=str(exported / n)) for n, s in names.items()]
+    rows = run_suite(suite(exported, clip_list, contenders=contenders), tmp_path / "out", tmp_path)
+    linear, apt, other = (row["agreement"] for row in rows)
+    assert linear is None
+    assert (apt["against"], apt["max_abs"], other["against"]) == ("apt", 0, "apt")
+    assert 0 < other["max_abs"] <= 1e-4
+
+
+def test_latency_and_gmacs_of_methods_that_do_not_fold(
+    clip_list: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SIZES, "tiny", TINY)
+    models = {name: {"size": "tiny", "method": name} for name in ("linear", "vpt-shallow", "adaptformer", "lora")}
+    models["vpt-shallow"]["settings"] = {"tokens": 3}
+    contenders = [{"name": name, "random": model} for name, model in models.items()]
+    values = {"name": "tiny", "baseline": "linear", "rounds": 10, "warmup": 1, "threads": 1, "clips": str(clip_list)}
+    rows = run_suite(Suite.model_validate(values | {"contenders": contenders}), tmp_path / "out", tmp_path)
+    none, shallow, adapter, lora = rows
+    assert [row["method"] for row in rows] == list(models)
+    assert [row["tokens"] for row in rows] == [0, 3, 0, 0]
+    assert shallow["gmacs"] > none["gmacs"]
+    assert adapter["gmacs"] > none["gmacs"]
+    assert lora["gmacs"] == none["gmacs"]  # merged
+    assert min(row["trainable_parameters"] for row in rows[1:]) > none["trainable_parameters"]
+
+
+def test_the_gates(exported: Path, clip_list: Path) -> None:
     ratio = {"latency_ratio": 1.2, "latency_ratio_low": 1.19, "latency_ratio_high": 1.21}
-    rows = [{"contender": "apt", "gmacs_ratio": 1.1, **ratio}]
-    check_gmacs(suite(exported, clip_list, gmacs_tolerance=0.1), rows)
-    check_gmacs(suite(exported, clip_list), rows)
+    rows = [{"contender": "apt", "gmacs_ratio": 1.1, "agreement": {"max_abs": 2e-4, "against": "none"}, **ratio}]
+    check_gates(suite(exported, clip_list, gmacs_tolerance=0.1, logit_tolerance=1e-3), rows)
+    check_gates(suite(exported, clip_list), rows)
     with pytest.raises(GateError, match=r"within 5%\n.*apt: latency ratio 1\.200 \[1\.190, 1\.210\]"):
-        check_gmacs(suite(exported, clip_list, gmacs_tolerance=0.05), rows)
+        check_gates(suite(exported, clip_list, gmacs_tolerance=0.05), rows)
+    with pytest.raises(GateError, match=r"more than 0\.0001\n.*apt: 0\.0002 from none"):
+        check_gates(suite(exported, clip_list, logit_tolerance=1e-4), rows)
+    infinite = [rows[0] | {"agreement": {"max_abs": None, "against": "none"}}]
+    with pytest.raises(GateError, match="apt: None from none"):
+        check_gates(suite(exported, clip_list, logit_tolerance=1e-3), infinite)
 
 
 def test_different_clips_are_not_compared(exported: Path, clip_list: Path, tmp_path: Path) -> None:
@@ -75,7 +140,7 @@ def test_different_clips_are_not_compared(exported: Path, clip_list: Path, tmp_p
     (tmp_path / "other" / "model.onnx").symlink_to(exported / "apt" / "model.onnx")
     contenders = [Contender(name=p.name, model=str(p)) for p in (exported / "linear", tmp_path / "other")]
     with pytest.raises(ConfigError, match="take different clips"):
-        run_suite(suite(exported, clip_list, contenders=contenders), tmp_path / "out")
+        run_suite(suite(exported, clip_list, contenders=contenders), tmp_path / "out", tmp_path)
     assert not (tmp_path / "out").exists()
 
 
@@ -86,110 +151,13 @@ def test_an_evaluation_without_accuracy_is_named(exported: Path, clip_list: Path
         Contender(name="apt", model=str(exported / "apt")),
     ]
     with pytest.raises(ConfigError, match="holds no accuracy"):
-        run_suite(suite(exported, clip_list, contenders=contenders), tmp_path / "out")
+        run_suite(suite(exported, clip_list, contenders=contenders), tmp_path / "out", tmp_path)
 
 
-def test_random_models_are_built_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SIZES, "tiny", TINY)
-    request = RandomModel(size="tiny", method="vpt-deep", settings={"tokens": 3}, as_tokens=True, classes=7)
-    path = build(request, "onnxruntime-cpu", tmp_path)
-    older = tmp_path / f"{path.name[:-12]}{'0' * 12}"
-    written = (path / "model.onnx").stat().st_mtime_ns
-    assert build(request, "onnxruntime-cpu", tmp_path) == path
-    assert (path / "model.onnx").stat().st_mtime_ns == written
-    path.rename(older)  # as if the sources had changed since
-    assert build(request, "onnxruntime-cpu", tmp_path) == path
-    assert not older.exists()
-    facts = json.loads((path / "model.json").read_text())
-    assert facts["trainable_parameters"] == 2 * 3 * 64 + 7 * 64 + 7 + 2 * 64
-    assert facts["prompts"] == []
-
-
-@pytest.mark.parametrize("name", list(METHODS))
-def test_random_models_of_every_method_are_what_was_trained(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SIZES, "tiny", TINY)
-    settings = {"tokens": TOKENS} if name in ("apt", "vpt-shallow", "vpt-deep") else {}
-    module, tuned = random_model(RandomModel(size="tiny", method=name, settings=settings, classes=7))
-    clip = torch.randn(1, *TINY_CLIP.shape, generator=torch.Generator().manual_seed(0))
-    with torch.no_grad():
-        expected = tuned.eval()(clip)
-        assert expected.abs().max() > 1e-2
-        torch.testing.assert_close(module(clip), expected, atol=1e-5, rtol=0)
-
-
-def test_plain_and_own_exports_in_every_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SIZES, "tiny", TINY)
-    own = {"size": "tiny", "method": "apt", "settings": {"tokens": TOKENS}, "classes": 7}
-    contenders = [
-        Contender(name="plain", random=RandomModel(**own, export="plain")),
-        *(Contender(name=session, session=session, random=RandomModel(**own)) for session in get_args(SessionName)),
-    ]
-    values = {"name": "tiny", "baseline": "plain", "rounds": 10, "warmup": 1, "threads": 1, "clip_count": 2}
-    rows = run_suite(Suite(**values, contenders=contenders), tmp_path / "out", tmp_path)
-    assert [row["session"] for row in rows] == ["onnxruntime-cpu", *get_args(SessionName)]
-    hashes = [row["onnx_sha256"] for row in rows]
-    assert len(set(hashes)) == 3  # plain, ONNX Runtime's own, OpenVINO's own
-    assert hashes[2] == hashes[3]
-    clips = random_clips(TINY_CLIP, 2)
-    logits = []
-    for contender in contenders:
-        model = ModelDir.load(build(contender.random, contender.session, tmp_path))
-        session = SESSIONS[contender.session](model.onnx, 1)
-        logits.append(np.concatenate([session.run(model.feeds(session.inputs, frames))["logits"] for frames in clips]))
-    plain, *others = logits
-    for found, tolerance in zip(others, (1e-5, 1e-5, 3e-2), strict=True):
-        np.testing.assert_allclose(found, plain, rtol=0, atol=tolerance)
-    assert np.abs(plain[0] - plain[1]).max() > 1e-2  # clips differ, so a session that reads them wrongly would show
-    page = render(rows)
-    for text in ("openvino-bfloat16", "8 significant bits"):
-        assert text in page
-
-
-@pytest.mark.parametrize(
-    ("change", "complaint"),
-    [
-        ("rounds = 11", "multiple of 2"),
-        ("rounds = 8", "greater than or equal to 10"),
-        ('baseline = "none"', "not a contender"),
-        ("round = 20", "did you mean rounds"),
-        ("threads = 0", "greater than or equal to 1"),
-    ],
-)
-def test_mistakes_in_a_suite_are_named(tmp_path: Path, change: str, complaint: str) -> None:
-    values = {"name": '"x"', "baseline": '"a"', "rounds": "10", "warmup": "1", "threads": "1"}
-    key, _, value = change.partition(" = ")
-    text = "\n".join(f"{k} = {v}" for k, v in (values | {key: value}).items())
-    for name in "ab":
-        text += f'\n[[contenders]]\nname = "{name}"\nrandom = {{ size = "nano", method = "linear" }}'
-    (tmp_path / "suite.toml").write_text(text)
-    with pytest.raises(ConfigError, match=complaint):
-        load_toml(tmp_path / "suite.toml", Suite)
-
-
-@pytest.mark.parametrize(
-    ("values", "complaint"),
-    [
-        ({"name": "a"}, "exactly one of"),
-        (
-            {"name": "a", "model": "x", "random": {"size": "nano", "method": "linear"}},
-            "exactly one of",
-        ),
-        ({"name": "a", "random": {"size": "nano", "method": "aptt"}}, "must be one of apt, "),
-        ({"name": "a", "random": {"size": "nano", "method": "apt", "settings": {"token": 1}}}, "did you mean tokens"),
-        ({"name": "a", "random": {"size": "nano", "method": "linear", "as_tokens": True}}, "never tokens"),
-        ({"name": "a", "model": "x", "session": "openvino"}, "openvino-bfloat16"),
-    ],
-)
-def test_a_contender_has_one_consistent_source(values: dict, complaint: str) -> None:
-    with pytest.raises(ValueError, match=complaint):
-        Contender.model_validate(values)
-
-
-@pytest.mark.parametrize("path", sorted(Path("bench/suites").glob("*.toml")), ids=lambda path: path.stem)
-def test_shipped_suites_are_valid_and_say_how_to_run_them(path: Path) -> None:
-    steps = path.stem.startswith("steps-")
-    assert load_toml(path, StepSuite if steps else Suite).name == path.stem
-    assert f"python -m bench.{'steps' if steps else 'run'} {path.as_posix()}" in path.read_text()
+def test_a_static_graph_takes_no_batch(exported: Path, clip_list: Path, tmp_path: Path) -> None:
+    offline = suite(exported, clip_list, mode="offline", batches=[1, 2])
+    with pytest.raises(ModelError, match=r"takes 1 clip\(s\) a run, not 2"):
+        run_suite(offline, tmp_path / "out", tmp_path)
 
 
 def test_program(exported: Path, clip_list: Path, tmp_path: Path) -> None:
@@ -200,9 +168,6 @@ def test_program(exported: Path, clip_list: Path, tmp_path: Path) -> None:
     done = subprocess.run([*command, "--set", "rounds=10"], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("| contender |")
     assert len(json.loads((tmp_path / "out" / "rows.json").read_text())[0]["times_ms"]) == 10
-    page = [sys.executable, "-m", "bench.report", str(tmp_path / "out")]
-    assert subprocess.run(page, capture_output=True, text=True, check=True).stdout.startswith("| contender |")
-    assert "</html>" in (tmp_path / "out" / "report.html").read_text()
     missing = subprocess.run([*command, "--set", "clips=absent.csv"], capture_output=True, text=True)
     assert (missing.returncode, "Traceback" in missing.stderr) == (1, False)
     assert "absent.csv does not exist" in missing.stderr
