@@ -135,6 +135,7 @@ TOOLS = [
     "export.to_engine",
     "export.to_bundle",
     "bench.flops",
+    "bench.aa",
     "bench.run",
     "bench.matrix",
     "bench.steps",
