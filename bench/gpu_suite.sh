@@ -8,10 +8,10 @@ usage: bench/gpu_suite.sh --out DIR [OPTION ...]
 
 Measures on this machine's NVIDIA GPU, in PyTorch, with random ViT-S and ViT-B backbones:
   latency  no prompts, APT, VPT-deep as tokens and folded, 100, 400 and 800 prompts, batch 1 and 8,
-           float16 in CUDA graphs; percentiles, peak memory                               at most 200 s
+           float16 in CUDA graphs; percentiles, peak memory                               at most 215 s
   parity   float16 on the GPU against float32 on the CPU, on prompts that are tuned here  at most  75 s
   steps    a training step of full tuning, APT, VPT-deep and AdaptFormer                  at most 110 s
-  switch   another task's prompts: by pointer against by copy                             at most  65 s
+  switch   another task's prompts: by pointer against by copy                             at most  50 s
 A part that overruns is ended; what the others found is kept. DIR/results.json holds everything; bring it back, and
   python -m bench.ingest DIR/results.json --out runs/bench/gpu
 makes rows of it for bench.report.

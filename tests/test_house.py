@@ -141,6 +141,7 @@ TOOLS = [
     "bench.steps",
     "bench.report",
     "bench.demo",
+    "bench.gpu.suite",
     "bench.predict",
     "bench.compare",
     "bench.ingest",

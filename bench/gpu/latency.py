@@ -41,10 +41,9 @@ def run(settings: Settings, record: Record) -> None:
         with record.step(f"latency {size}, batch {batch}"):
             if size not in models:
                 models = {size: build_all(size, settings)}  # the size before is given up
-            running = start(models[size], batch, settings)
-            seconds = record.share(len(groups) - index)
-            record.add("rows", group(size, batch, models[size], running, settings, seconds))
-            for complaint in replay_complaints(running) if settings.graphs else ():
+            rows, complaints = group(size, batch, models[size], settings, record.share(len(groups) - index))
+            record.add("rows", rows)
+            for complaint in complaints:
                 record.fail(f"latency {size}, batch {batch}", complaint, gate=True)
 
 
@@ -68,9 +67,14 @@ def start(models: list[Built], batch: int, settings: Settings) -> dict[str, Runn
 
 
 def group(
-    size: str, batch: int, models: list[Built], running: dict[str, Running], settings: Settings, seconds: float
-) -> list[Row]:
-    """Rows of one size and batch; raises AptEdgeError when the budget is too short."""
+    size: str, batch: int, models: list[Built], settings: Settings, seconds: float
+) -> tuple[list[Row], list[str]]:
+    """Rows of one size and batch, and which of its graphs compute something else than their models.
+
+    Raises:
+        AptEdgeError: the budget is too short.
+    """
+    running = start(models, batch, settings)
     built = {model.contender.name: model for model in models}
     memory = {name: peak_mb(model.module, running[BASELINE].clips) for name, model in built.items()}
     times = measure(running, settings.rounds, (1 - ENERGY_SHARE) * seconds, device_clock(settings.place))
@@ -98,7 +102,7 @@ def group(
             "environment": environment,
         }
         rows.append(facts | described(model, models[0], name) | measured | statistics(times, name, BASELINE, batch))
-    return rows
+    return rows, replay_complaints(running) if settings.graphs else []
 
 
 def replay_complaints(running: dict[str, Running]) -> list[str]:

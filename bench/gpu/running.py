@@ -91,7 +91,7 @@ def session_name(device: torch.device, graph: bool) -> str:
 
 
 def circumstances(device: torch.device) -> dict[str, Any]:
-    """The environment of a row; asked right after a measurement, while the clocks are those of work.
+    """The environment of a row; to be asked right after a measurement, while the clocks are still those of work.
 
     Returns:
         `apt_edge.runtime.machine.machine`, and for a GPU `cuda`: what PyTorch knows of it.
@@ -108,7 +108,6 @@ def circumstances(device: torch.device) -> dict[str, Any]:
             "multiprocessors": properties.multi_processor_count,
             "runtime": torch.version.cuda,
             "cudnn": torch.backends.cudnn.version(),
-            "clocks": "read right after the measurement",
         }
     }
 

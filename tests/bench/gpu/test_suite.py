@@ -10,6 +10,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 
 from apt_edge.errors import AptEdgeError, GateError
@@ -67,6 +68,18 @@ def test_a_part_that_overruns_loses_what_it_had_not_written(tmp_path: Path) -> N
     (failure,) = found["failed"]
     assert (failure["step"], failure["gate"]) == ("switch", False)
     assert "ended after its 0 s" in failure["what"]
+
+
+def test_a_terminated_suite_leaves_no_process(bare: dict[str, str], tmp_path: Path) -> None:
+    words = ["--out", str(tmp_path / "x"), "--device", "cpu", "--sizes", "nano", "--parts", "steps"]
+    with subprocess.Popen(["bash", SCRIPT, *words], stderr=subprocess.PIPE, text=True, env=bare, cwd=ROOT) as suite:
+        assert suite.stderr is not None
+        assert any("steps nano ..." in line for line in suite.stderr)
+        parts = psutil.Process(suite.pid).children(recursive=True)
+        suite.terminate()
+        assert suite.wait(30) == 143
+    assert parts
+    assert psutil.wait_procs(parts, 10)[1] == []
 
 
 def test_a_part_that_crashes_is_named(tmp_path: Path) -> None:
