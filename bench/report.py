@@ -56,7 +56,7 @@ class Report:
         return template.render(report=self, cells=cells, environments=environments)
 
     def markdown(self) -> str:
-        """Headlines and tables."""
+        """Claims and tables."""
         texts = [text for section in self.sections for text in _markdown(section)]
         for prediction in self.predictions:
             texts += [
@@ -69,7 +69,7 @@ class Report:
 
 def _markdown(section: Section) -> Iterator[str]:
     yield f"## {section.suite}: {section.title}"
-    yield section.headline
+    yield "\n".join([section.claims[0], "", *(f"* {claim}" for claim in section.claims[1:])]).rstrip()
     for table in section.tables:
         yield f"### {table.title}"
         yield markdown_table(table.rows, table.short or table.columns)
@@ -153,7 +153,7 @@ def main() -> None:
     )
     parser.add_argument("--out", type=Path, help=f"the page (default: {PAGE} in the only DIR, else in {RUNS})")
     parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, too")
-    parser.add_argument("--json", action="store_true", help="print headlines and tables' rows as JSON")
+    parser.add_argument("--json", action="store_true", help="print the claims and the tables' rows as JSON")
     args = parser.parse_args()
     report = write_report(args.runs, args.out or (args.runs[0] if len(args.runs) == 1 else RUNS) / PAGE, args.markdown)
     print(json.dumps(_plain(report), indent=2) if args.json else report.markdown())
@@ -164,7 +164,7 @@ def _plain(report: Report) -> list[Row]:
         {
             "suite": section.suite,
             "title": section.title,
-            "headline": section.headline,
+            "claims": list(section.claims),
             "warnings": list(section.warnings),
             "tables": {table.title: list(table.rows) for table in section.tables},
         }

@@ -1,4 +1,4 @@
-"""The claims of a suite in one paragraph: numbers with their intervals, nothing that its rows do not say."""
+"""The claims of a suite in sentences: numbers with their intervals, nothing that its rows do not say."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from apt_edge.tables import Row
 from bench.form import NOT_PAIRED
-from bench.page.rivals import against_picks
+from bench.page.rivals import against_picks, is_pick
 from bench.page.series import Series, at_least_batch
 from bench.rows import interval
 
@@ -31,12 +31,11 @@ def heading(rows: Sequence[Row]) -> str:
     return f"{runtimes(rows)} on {', '.join(dict.fromkeys(str(row['device']) for row in rows))}"
 
 
-def headline(rows: Sequence[Row], series: Sequence[Series]) -> str:
-    """The claims of one suite's rows, and of the series in them, as sentences."""
+def claims(rows: Sequence[Row], series: Sequence[Series]) -> list[str]:
+    """What one suite's rows, and the series in them, say: first the circumstances, then a sentence a claim."""
     over_prompts = at_least_batch([line for line in series if line.axis == "tokens"])
-    return " ".join(
-        [_circumstances(rows), *_prompts(over_prompts), *_arithmetic(rows), *_picks(rows), *_slopes(over_prompts)]
-    )
+    found = [*_prompts(over_prompts), *_arithmetic(rows), *_picks(rows), *_slopes(over_prompts)]
+    return [_circumstances(rows), *found]
 
 
 def _circumstances(rows: Sequence[Row]) -> str:
@@ -77,7 +76,7 @@ def _of_gmacs(row: Row) -> str:
 
 def _arithmetic(rows: Sequence[Row]) -> Iterator[str]:
     """How far the time ratios lie from the GMAC ratios, among what the baseline's session ran in its precision."""
-    base = next((row for row in rows if row["verdict"] == "baseline"), None)
+    base = next((row for row in rows if row["verdict"] == "baseline" and not is_pick(row)), None)
     alike = [
         row
         for row in rows

@@ -1,4 +1,4 @@
-"""One suite's rows -> the section of the report: headline, tables and figures, each only where rows have something."""
+"""One suite's rows -> the section of the report: claims, tables and figures, each only where rows have something."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from bench.figures.prompts import prompt_figure
 from bench.figures.ratios import ratio_against_gmacs
 from bench.figures.resources import grouped_bars, stages
 from bench.figures.scaling import AXES, MEMORY, scaling
-from bench.page.claims import heading, headline
-from bench.page.columns import FULL_COLUMNS, SHORT_COLUMNS, label
+from bench.page.claims import claims, heading
+from bench.page.columns import FULL_COLUMNS, SHORT_COLUMNS, label, labelled
 from bench.page.prompts import cost_columns, cost_rows, prompt_costs
 from bench.page.rivals import PICK_COLUMNS, against_picks
 from bench.page.series import SLOPE_COLUMNS, Series, find_series, slope_row
@@ -48,7 +48,7 @@ class Section:
     Attributes:
         suite: its name.
         title: what ran it, and where.
-        headline: its claims in one paragraph.
+        claims: its circumstances, then a sentence a claim.
         warnings: of its rows.
         tables, pictures: in their order; the first table has all rows.
         rows: all of them, labelled.
@@ -56,7 +56,7 @@ class Section:
 
     suite: str
     title: str
-    headline: str
+    claims: Sequence[str]
     warnings: Sequence[str]
     tables: Sequence[Table]
     pictures: Sequence[Picture]
@@ -70,21 +70,12 @@ def make_section(rows: Sequence[Row], summary: Sequence[Row] | None = None) -> S
     return Section(
         suite=str(rows[0]["suite"]),
         title=heading(rows),
-        headline=headline(rows, series),
+        claims=claims(rows, series),
         warnings=[f"{label(row)}: {text}" for row in rows for text in row.get("warnings", [])],
         tables=list(_tables(rows, series, summary or [])),
         pictures=list(_pictures(rows, series, summary or [])),
         rows=rows,
     )
-
-
-def labelled(rows: Sequence[Row]) -> list[Row]:
-    """The rows with a `label` each: the contender, and its batch where it has several."""
-    names = [row["contender"] for row in rows]
-    return [
-        {**row, "label": f"{row['contender']}, batch {row['batch']}" if names.count(row["contender"]) > 1 else name}
-        for row, name in zip(rows, names, strict=True)
-    ]
 
 
 def _tables(rows: Sequence[Row], series: Sequence[Series], summary: Sequence[Row]) -> Iterator[Table]:

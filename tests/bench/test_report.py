@@ -72,7 +72,7 @@ def test_the_page_holds_everything_and_fetches_nothing(page_of) -> None:
     assert not {"link", "script", "img", "iframe"} & set(page.tags)
     assert page.tags.count("svg") == 3  # runs, ratios, percentiles
     assert "b" not in page.tags  # names are text
-    assert page.words.count("<b>APT & $x$</b>") == 6  # headline, table, three figures, hashes
+    assert page.words.count("<b>APT & $x$</b>") == 6  # claim, table, three figures, hashes
     ratio = f"{rows[1]['latency_ratio']:.3f} [{rows[1]['latency_ratio_low']:.3f}, {rows[1]['latency_ratio_high']:.3f}]"
     for text in (ratio, "Some CPU", "What this does not say", "No accuracy is shown", "ab" * 32, "onnxruntime 1.31.1"):
         assert text in page.words
