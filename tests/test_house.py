@@ -140,6 +140,7 @@ TOOLS = [
     "bench.matrix",
     "bench.steps",
     "bench.report",
+    "bench.readme",
     "bench.demo",
     "bench.gpu.suite",
     "bench.predict",
