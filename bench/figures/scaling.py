@@ -29,11 +29,11 @@ def scaling(lines: Sequence[Series]) -> Figure:
         medians = [row["latency_ms_median"] for row in line.rows]
         latency.plot(line.values, medians, marker(index), color=colour(index), mfc="none", ms=7, label=line.name)
         ends = [line.values[0], line.values[-1]]
-        latency.plot(ends, [line.intercept + line.slope * end for end in ends], color=colour(index), lw=1.2)
+        latency.plot(ends, [line.intercept + line.slope * end for end in ends], color=colour(index), lw=1.2, alpha=0.5)
         if line.predicted_ms:
-            latency.plot(line.values, line.predicted_ms, "--", color="black", lw=1.0)
+            latency.plot(line.values, line.predicted_ms, "--", color=colour(index), lw=1.5)
     if any(line.predicted_ms for line in lines):
-        latency.plot([], [], "--", color="black", lw=1.0, label="by GMACs")
+        latency.plot([], [], "--", color="black", lw=1.5, label="by GMACs")
     latency.set_ylabel("median milliseconds a run")
     for axes in others:
         _memory(axes, lines, kinds[0])

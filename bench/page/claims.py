@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from apt_edge.tables import Row
 from bench.form import NOT_PAIRED
+from bench.page.columns import label
 from bench.page.rivals import against_picks, is_pick
 from bench.page.series import Series, at_least_batch
 from bench.rows import interval
@@ -34,7 +35,7 @@ def heading(rows: Sequence[Row]) -> str:
 def claims(rows: Sequence[Row], series: Sequence[Series]) -> list[str]:
     """What one suite's rows, and the series in them, say: first the circumstances, then a sentence a claim."""
     over_prompts = at_least_batch([line for line in series if line.axis == "tokens"])
-    found = [*_prompts(over_prompts), *_arithmetic(rows), *_picks(rows), *_slopes(over_prompts)]
+    found = [*_prompts(over_prompts, _baseline(rows)), *_arithmetic(rows), *_picks(rows), *_slopes(over_prompts)]
     return [_circumstances(rows), *found]
 
 
@@ -54,42 +55,55 @@ def _circumstances(rows: Sequence[Row]) -> str:
     names = len({row["contender"] for row in rows})
     text = f"{where}: {names} contenders, {first['rounds']} interleaved rounds in one process, {clips} a run."
     if first["baseline"] is not None:
-        base = next((row for row in rows if row["verdict"] == "baseline"), None)
-        text += f" Ratios refer to {first['baseline']}" + (f" ({base['latency_ms_median']:.4g} ms)." if base else ".")
+        base = _baseline(rows)
+        text += f" Ratios refer to {first['baseline']}" + (
+            f" ({base['latency_ms_median']:.4g} ms)." if base and len(batches) == 1 else "."
+        )
     return text
 
 
-def _prompts(series: Sequence[Series]) -> Iterator[str]:
+def _prompts(series: Sequence[Series], base: Row | None) -> Iterator[str]:
     """The forms of prompts beside each other at the largest count that at least two of them have."""
     counts = sorted({value for line in series for value in line.values if value > 0}, reverse=True)
     for count in counts:
         own = [(line.name, row) for line in series for row in line.rows if row["tokens"] == count]
         if len(own) > 1 and all(_paired(row) for _, row in own):
-            parts = [f"{name} {interval(row)}{_of_gmacs(row)}" for name, row in own]
+            parts = [f"{name} {interval(row)}{_of_gmacs(row, base)}" for name, row in own]
             yield f"With {count:g} prompts a block the time ratio [95 %] is: {'; '.join(parts)}."
             return
 
 
-def _of_gmacs(row: Row) -> str:
-    return "" if row["gmacs_ratio"] is None else f" where the GMACs say {row['gmacs_ratio']:.3f}"
+def _of_gmacs(row: Row, base: Row | None) -> str:
+    """What the arithmetic says, which knows nothing of other runtimes."""
+    comparable = base is not None and base["session"] == row["session"] and row["gmacs_ratio"] is not None
+    return "" if not comparable else f" where the GMACs say {row['gmacs_ratio']:.3f}"
 
 
 def _arithmetic(rows: Sequence[Row]) -> Iterator[str]:
     """How far the time ratios lie from the GMAC ratios, among what the baseline's session ran in its precision."""
-    base = next((row for row in rows if row["verdict"] == "baseline" and not is_pick(row)), None)
+    base = _baseline(rows)
     alike = [
         row
         for row in rows
-        if base and _paired(row) and all(row[key] == base[key] for key in ("session", "precision"))
+        if base
+        and not is_pick(base)
+        and _paired(row)
+        and all(row[key] == base[key] for key in ("session", "precision"))
         if row["verdict"] != "baseline" and row["gmacs_ratio"]
     ]
     if not any(abs(row["gmacs_ratio"] - 1) > 0.001 for row in alike):
         return
     farthest = max(alike, key=_distance)
+    inside = sum(row["latency_ratio_low"] <= row["gmacs_ratio"] <= row["latency_ratio_high"] for row in alike)
     yield (
-        f"In {farthest['session']} time follows the GMACs within {_distance(farthest):.1%}; the farthest is "
-        f"{farthest['contender']} with {interval(farthest)} where the GMACs say {farthest['gmacs_ratio']:.3f}."
+        f"In {farthest['session']} time follows the GMACs within {_distance(farthest):.1%}, and the GMAC ratio lies in "
+        f"the interval of {inside} of {len(alike)}; the farthest is {label(farthest)} with {interval(farthest)} where "
+        f"the GMACs say {farthest['gmacs_ratio']:.3f}."
     )
+
+
+def _baseline(rows: Sequence[Row]) -> Row | None:
+    return next((row for row in rows if row["verdict"] == "baseline"), None)
 
 
 def _distance(row: Row) -> float:
@@ -108,7 +122,8 @@ def _picks(rows: Sequence[Row]) -> Iterator[str]:
     won = sum(pair["verdict"] == "faster" for pair in pairs)
     ends = [
         f"{pair['speed']:.2f} [{pair['speed_low']:.2f}, {pair['speed_high']:.2f}] times as fast ({pair['ours']} in "
-        f"{pair['ours_session']} instead of {pair['pick']} in {pair['pick_session']})"
+        f"{pair['ours_session']} instead of {pair['pick']} in {pair['pick_session']}"
+        + (f", {pair['batch']} clips a run)" if pair["batch"] > 1 else ")")
         for pair in (pairs[0], pairs[-1])
     ]
     yield (

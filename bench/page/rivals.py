@@ -25,12 +25,13 @@ def against_picks(rows: Sequence[Row]) -> list[Row]:
 
     Returns:
         One row a pair: `speed`, how many times as fast ours is, with its 95 % interval, and bounds of how far the two
-        differ in their outputs, from what each differs from the baseline.
+        differ in their outputs, from how far each is from the contender that `agreement` refers to.
     """
     pairs = []
     for pick in filter(_comparable, rows):
         for own in filter(_comparable, rows):
             alike = all(pick[key] == own[key] for key in ("mode", "batch", "method", "tokens"))
+            alike &= pick["agreement"].get("against") == own["agreement"].get("against")
             if is_pick(pick) and not is_pick(own) and alike:
                 pairs.append(_pair(pick, own))
     return pairs
@@ -58,7 +59,7 @@ def _pair(pick: Row, own: Row) -> Row:
 
 
 def _sum(pick: Row, own: Row, distance: Callable[[Mapping[str, Any]], float]) -> float | None:
-    """Bound of a distance between two rows from both distances to the baseline; None where one is not known."""
+    """Bound of a distance between two rows from both distances to a third; None where one is not known."""
     reports = (pick["agreement"], own["agreement"])
     if any(report["max_abs"] is None or report["top1_agreement"] is None for report in reports):
         return None

@@ -85,7 +85,7 @@ def _tables(rows: Sequence[Row], series: Sequence[Series], summary: Sequence[Row
     if pairs := against_picks(rows):
         note = (
             "Equal weights, measured in turns. The bounds of the logit difference and of the share of clips whose "
-            "first label differs add up what each of the two differs from the baseline."
+            "first label differs add up how far each of the two is from the first contender with these weights."
         )
         yield Table("Against what a user would pick", note, pairs, PICK_COLUMNS)
     if series:

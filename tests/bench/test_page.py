@@ -167,6 +167,7 @@ def test_claims_carry_intervals_and_the_farthest_from_the_arithmetic() -> None:
     rows[1] |= {"latency_ratio": 1.2, "latency_ratio_low": 1.19, "latency_ratio_high": 1.21}
     text = " ".join(claims(rows, find_series(rows)))
     assert "7 contenders, 20 interleaved rounds" in text
+    assert "the GMAC ratio lies in the interval of " in text
     assert "the farthest is APT-100 with 1.200 [1.190, 1.210] where the GMACs say 1.025" in text
     assert text.count("[") >= 7
 
