@@ -17,6 +17,8 @@ import jinja2
 from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import atomic
 from apt_edge.tables import Row, cells, markdown_table
+from bench.gpu.suite import RESULTS, SCHEMA
+from bench.gpu.suite import tables as gpu_tables
 from bench.page.limits import environments, limits
 from bench.page.predictions import PREDICTED, Prediction, make_prediction
 from bench.page.sections import Section, make_section
@@ -45,7 +47,7 @@ class Report:
     @property
     def title(self) -> str:
         """The suite's name, or how many there are."""
-        return self.sections[0].suite if len(self.sections) == 1 else f"{len(self.sections)} suites"
+        return self.sections[0].suite if len(self.sections) == 1 else f"Latency, memory, energy: {len(self.sections)} suites"
 
     def html(self) -> str:
         """The page."""
@@ -88,13 +90,13 @@ def make_report(roots: Sequence[Path]) -> Report:
     for folder in dict.fromkeys(path for root in roots for path in _results(root)):
         if (folder / PREDICTED).is_file():
             predicted.append(make_prediction(read_list(folder / PREDICTED, "run bench.predict again")))
-        if rows := _latencies(folder):
+        rows = _latencies(folder)
+        if rows:
             check_rows(rows, folder / ROWS)
             summary = _summary(folder)
             sections += [make_section(own, summary) for own in _suites(rows)]
             summaries |= summary is not None
-        else:
-            others += [(path.relative_to(path.parents[1]).as_posix(), _text(path)) for path in _tables(folder)]
+        others += _others(folder, tables=not rows)
     if not sections:
         raise ConfigError(
             f"there are no latencies in {', '.join(map(str, roots))}",
@@ -128,8 +130,13 @@ def _suites(rows: Sequence[Row]) -> Iterator[list[Row]]:
         yield [row for row in rows if (row["suite"], row["device"]) == (suite, device)]
 
 
-def _tables(folder: Path) -> list[Path]:
-    return sorted(folder.glob("*.md"))
+def _others(folder: Path, tables: bool) -> Iterator[tuple[str, str]]:
+    """What the GPU suite measured beside latencies and, where asked, the tables that other programs wrote."""
+    if (path := folder / RESULTS).is_file() and (found := json.loads(_text(path))).get("schema") == SCHEMA:
+        device = found["rows"][0]["device"] if found["rows"] else "a GPU"
+        yield f"{folder.name}: PyTorch on {device}, beside latencies", gpu_tables({**found, "rows": []})
+    for path in sorted(folder.glob("*.md")) if tables else []:
+        yield f"{folder.name}/{path.name}", _text(path)
 
 
 def _text(path: Path) -> str:

@@ -21,6 +21,8 @@ from bench.predict import predict
 from bench.report import make_report, write_report
 from bench.roofline import load_roofline
 from bench.rows import SUMMARY_COLUMNS, check_rows
+from bench.run import run_suite
+from bench.suite import Suite
 from tests.bench.rows_example import ENVIRONMENT, EQUAL, prompt_rows, suite_rows
 
 MEMORY = {"rss_mb": 120.0, "activation_mb": 15.8, "gpu_mb": None}
@@ -148,6 +150,32 @@ def test_results_of_other_programs_are_shown_as_they_wrote_them(tmp_path: Path) 
     for name in ("steps-nano/table.md", "export-matrix/table.md", "league-demo/league.md"):
         assert name in page.words
     assert "a training step of" in page.words
+
+
+def test_a_gpu_machines_other_results_stand_beside_its_latencies(tmp_path: Path) -> None:
+    gpu = {"session": "pytorch-cuda-graph", "device": "NVIDIA H200", "precision": "float16"}
+    rows = suite_rows({"contender": "none", "ms": 3}, {"contender": "APT-100", "ms": 4}, suite="gpu-vit-small", **gpu)
+    parity = {"size": "vit-small", "contender": "APT-100", "precision": "float16", "prompts": "tuned", **EQUAL}
+    sent = {"schema": "apt-edge rows", "version": 1, "rows": rows, "parity": [parity], "steps": [], "switch": []}
+    write_json(tmp_path / "gpu" / "rows.json", rows)
+    write_json(tmp_path / "gpu" / "results.json", sent)
+    (name, text), *others = make_report([tmp_path]).others
+    assert name == "gpu: PyTorch on NVIDIA H200, beside latencies"
+    assert text.startswith("parity\n\n| size ")
+    assert "1.0e-06" in text
+    assert others == []
+
+
+def test_rows_of_a_real_run_become_a_page(exported: Path, clip_list: Path, tmp_path: Path) -> None:
+    contenders = [{"name": name, "model": str(exported / name)} for name in ("linear", "apt", "vpt-tokens")]
+    values = {"name": "tiny", "baseline": "linear", "rounds": 10, "warmup": 1, "threads": 1, "stages": True}
+    suite = Suite.model_validate({**values, "clips": str(clip_list), "contenders": contenders})
+    run_suite(suite, tmp_path / "tiny", tmp_path)
+    report = write_report([tmp_path / "tiny"], tmp_path / "report.html")
+    page = Page(report.html())
+    assert page.fetched == []
+    for text in ("3 contenders, 10 interleaved rounds", "Stages of one run", "Memory", "torch ", "vpt-tokens"):
+        assert text in page.words
 
 
 def test_pages_are_reproducible(page_of, tmp_path: Path) -> None:
