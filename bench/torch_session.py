@@ -5,6 +5,7 @@ Every session takes uint8 frames, as exported graphs do: normalising them is par
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -26,7 +27,7 @@ class TorchSession:
 
     Args:
         name: `pytorch-eager`, `pytorch-compile`, `pytorch-cuda-eager` or `pytorch-cuda-graph`; on a GPU it computes in
-            float16, its head in float32.
+            float16, our own head in float32.
         module: normalised clips `[B, 3, T, S, S]` to logits, in float32; it is moved and rounded in place.
         clip: the input contract.
         threads: of PyTorch in this process.
@@ -82,10 +83,11 @@ def _on_gpu(name: str, module: nn.Module, clip: ClipSpec) -> FromFrames:
             found=f"PyTorch {torch.__version__}, {built}",
             fix="run this suite on a machine with a GPU and a PyTorch for CUDA, or leave the contender out",
         )
+    head = copy.deepcopy(getattr(module, "head", None))  # ours, which Hugging Face's model does not have by that name
     module = module.to("cuda", torch.float16)
-    if isinstance(head := getattr(module, "head", None), nn.Module):
-        head.float()  # logits are never half
-    return FromFrames(module, clip, "cuda", torch.float16).eval()
+    if isinstance(head, nn.Module):
+        module.add_module("head", head.to("cuda"))  # float32 throughout: logits are never half
+    return FromFrames(module, clip, "cuda", torch.float16)
 
 
 def _compiled(model: nn.Module, frames: Tensor) -> Callable[[Tensor], Tensor]:

@@ -137,6 +137,7 @@ TOOLS = [
     "bench.flops",
     "bench.aa",
     "bench.run",
+    "bench.memory",
     "bench.matrix",
     "bench.steps",
     "bench.report",
