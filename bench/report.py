@@ -47,7 +47,11 @@ class Report:
     @property
     def title(self) -> str:
         """The suite's name, or how many there are."""
-        return self.sections[0].suite if len(self.sections) == 1 else f"Latency, memory, energy: {len(self.sections)} suites"
+        return (
+            self.sections[0].suite
+            if len(self.sections) == 1
+            else f"Latency, memory, energy: {len(self.sections)} suites"
+        )
 
     def html(self) -> str:
         """The page."""
@@ -173,10 +177,14 @@ def _plain(report: Report) -> list[Row]:
             "title": section.title,
             "claims": list(section.claims),
             "warnings": list(section.warnings),
-            "tables": {table.title: list(table.rows) for table in section.tables},
+            "tables": {table.title: [_without_runs(row) for row in table.rows] for table in section.tables},
         }
         for section in report.sections
     ]
+
+
+def _without_runs(row: Row) -> Row:
+    return {key: value for key, value in row.items() if key not in ("times_ms", "environment", "accuracy_curve")}
 
 
 if __name__ == "__main__":

@@ -9,18 +9,16 @@ from bench.figures.style import Rows, canvas, colour, drawn, legend_beside, look
 
 @drawn
 def ratio_against_gmacs(rows: Rows) -> Figure:
-    """Latency ratio with its 95 % interval against the GMAC ratio; on the dashed line, time follows arithmetic."""
+    """Latency ratio against the GMAC ratio, with its 95 % interval where rows are paired; dashed: time as arithmetic."""
     figure = canvas(4.5)
     axes = figure.subplots()
     for row, index, name in looks(rows):
         middle = row["latency_ratio"]
-        low, high = (
-            row[key] if row[key] is not None else middle for key in ("latency_ratio_low", "latency_ratio_high")
-        )
+        low, high = row["latency_ratio_low"], row["latency_ratio_high"]
         axes.errorbar(
             row["gmacs_ratio"],
             middle,
-            [[middle - low], [high - middle]],
+            None if low is None else [[middle - low], [high - middle]],
             fmt=marker(index),
             mfc="none",
             ms=9,

@@ -48,7 +48,9 @@ def _circumstances(rows: Sequence[Row]) -> str:
         counts = " to ".join(f"{count:,}" for count in sorted({min(rounds), max(rounds)}))
         return (
             f"{where}: each contender alone, {counts} queries back to back (MLPerf's single "
-            "stream, whose result is the p90)."
+            "stream, whose result is the p90): "
+            + "; ".join(f"{row['contender']} {row['latency_ms_p90']:.4g} ms" for row in rows)
+            + "."
         )
     batches = sorted({row["batch"] for row in rows})
     clips = "one clip" if batches == [1] else f"{', '.join(map(str, batches))} clips"
