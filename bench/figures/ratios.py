@@ -9,7 +9,7 @@ from bench.figures.style import Rows, canvas, colour, drawn, legend_beside, look
 
 @drawn
 def ratio_against_gmacs(rows: Rows) -> Figure:
-    """Latency ratio against the GMAC ratio, with its 95 % interval where rows are paired; dashed: time as arithmetic."""
+    """Latency ratio against the GMAC ratio, with its 95 % interval where rows are paired; dashed: equal ratios."""
     figure = canvas(4.5)
     axes = figure.subplots()
     for row, index, name in looks(rows):
