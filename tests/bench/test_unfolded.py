@@ -10,14 +10,16 @@ from safetensors.torch import save_file
 from apt_edge.backbone.checkpoints import save_backbone
 from apt_edge.backbone.folded import folded_model
 from apt_edge.errors import ConfigError
-from apt_edge.files import write_json
+from apt_edge.files import sha256, write_json
 from apt_edge.methods.tuned import make_pack
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.ort import OrtSession
 from apt_edge.video.preprocess import normalise
 from bench.build import build_unfolded, random_clips
+from bench.contenders import open_contenders
 from bench.flops import make_method
 from bench.graph import graph_macs
+from bench.suite import Contender
 from tests.conftest import TINY_CLIP, tiny_model
 
 TOKENS = 6
@@ -54,6 +56,18 @@ def test_unfolded_equals_folded_and_costs_more(tiny_vit, tmp_path):
     write_json(out / "model.json", ModelDir.load(out).facts | {"sources": "others"})
     build_unfolded(tmp_path)
     assert ModelDir.load(out).facts["sources"] != "others"
+
+
+def test_a_suite_opens_it(tiny_vit, tmp_path):
+    pack = finished_run(tiny_vit, tmp_path, "vpt-deep", tokens=TOKENS, start=1)
+    (opened,) = open_contenders([Contender(name="x", unfolded=str(tmp_path))], [1], 1, tmp_path)
+    facts = opened.facts
+    assert (facts["method"], facts["tokens"], facts["pack_sha256"]) == (
+        "vpt-deep", TOKENS, sha256(tmp_path / "pack.safetensors"),
+    )  # fmt: skip
+    assert facts["trainable_parameters"] == pack.trainable_parameters
+    frames = random_clips(TINY_CLIP, 1)
+    assert opened.run(frames).shape == (1, 5)
 
 
 def test_other_methods_are_refused(tiny_vit, tmp_path):
