@@ -141,6 +141,7 @@ from pathlib import Path
 from export.engine import progress
 from export.engine.compiler import build
 
+signal.signal(signal.SIGINT, signal.default_int_handler)  # children of a background job inherit that it is ignored
 progress.SECONDS = 0
 builtins.print = lambda *_, **__: os.kill(os.getpid(), signal.SIGINT)
 try:
