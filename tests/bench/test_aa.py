@@ -9,6 +9,7 @@ import pytest
 
 from apt_edge.backbone.vit import SIZES
 from apt_edge.errors import ConfigError, GateError
+from apt_edge.runtime.statistics import Ratio, verdict
 from bench.aa import RESULT, check, describe, main, measure_equals
 from tests.conftest import TINY
 
@@ -21,7 +22,7 @@ def test_every_run_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
     assert len(result["ratios"]) == 2
     for ratio in result["ratios"]:
         assert 0 < ratio["low"] <= ratio["median"] <= ratio["high"]
-        assert (ratio["verdict"] == "no difference") == (ratio["low"] <= 1 <= ratio["high"])
+        assert ratio["verdict"] == verdict(Ratio(ratio["median"], ratio["low"], ratio["high"]))
     assert result["winners"] == sum(ratio["verdict"] != "no difference" for ratio in result["ratios"])
     (sidecar,) = (tmp_path / "models").rglob("model.json")
     assert result["model_sha256"] == json.loads(sidecar.read_text())["onnx_sha256"]
