@@ -120,8 +120,9 @@ class Attention(nn.Module):
         only_prompts = extra is not None and extra.query is None and only_prompts_train((query, key, value), *extra[:2])
         if extra is not None:
             shape = (key.shape[0], self.heads, -1, -1)
-            key = torch.cat([key, extra.key.expand(shape)], dim=2)
-            value = torch.cat([value, extra.value.expand(shape)], dim=2)
+            # Prompts that train are float32 under autocast too: joined as they are, everything would become float32.
+            key = torch.cat([key, extra.key.to(key.dtype).expand(shape)], dim=2)
+            value = torch.cat([value, extra.value.to(value.dtype).expand(shape)], dim=2)
             if extra.query is not None:
                 query = torch.cat([query, extra.query.expand(shape)], dim=2)
         # The scale goes on the query before the product: TensorRT's condition for a fused attention.

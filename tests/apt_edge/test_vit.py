@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from apt_edge.backbone.vit import SIZES, ExtraKV, Head, Vit, VitConfig, sincos_positions
 
@@ -136,6 +137,25 @@ def test_half_precision_keeps_norm_and_logits_in_float32(tiny_vit, tiny_clips):
     huge = torch.full((1, 4, 64), 300.0, dtype=torch.float16)
     huge[..., 0] = -300
     assert tiny_vit.block(0).norm1(huge).isfinite().all()
+
+
+def test_under_autocast_prompts_stand_beside_the_keys_in_half(tiny_vit, tiny_clips):
+    tokens = tiny_vit.embed(torch.from_numpy(tiny_clips))
+    prompts = torch.randn(2, 1, 1, 5, 32).requires_grad_()
+
+    class Joined(TorchDispatchMode):
+        def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+            result = func(*args, **(kwargs or {}))
+            if func.overloadpacket.__name__ == "cat" and result.dim() == 4:
+                joined.append(result.dtype)
+            return result
+
+    joined: list[torch.dtype] = []
+    with torch.autocast("cpu", torch.bfloat16), Joined():
+        tiny_vit.block(0).attn(tokens, ExtraKV(*prompts)).sum().backward()
+    assert joined == [torch.bfloat16, torch.bfloat16]
+    assert prompts.grad is not None
+    assert prompts.grad.abs().min() > 0
 
 
 def test_there_is_one_attention_in_the_project():
