@@ -10,6 +10,8 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 NOT_PAIRED = "not paired"
+Clock = Literal["host", "cuda events"]
+Built = Literal["apt-edge", "torch.onnx.export", "Hugging Face", "Hugging Face, torch.onnx.export"]
 
 Ms = Annotated[float, Field(gt=0)]
 Amount = Annotated[float, Field(ge=0)]
@@ -90,6 +92,9 @@ class Measured(Form):
         kind: `measured`; predictions have a file and a form of their own (`bench.predict`).
         suite, contender: names.
         session: what ran it: `onnxruntime-cpu`, `pytorch-cuda-graph`, `tensorrt`, ...
+        clock: `host`, from arrays on the host to logits on the host; `cuda events`, the model alone on the device.
+        built: what made the thing that ran: this project (its graph, or its module in PyTorch), PyTorch's exporter, or
+            Hugging Face; null when that is not known.
         device: the hardware, as headings call it.
         mode: one batch after the other (`single-stream` of 1, `offline` of more), or MLPerf's single stream.
         batch: clips a run.
@@ -122,6 +127,8 @@ class Measured(Form):
     suite: Name
     contender: Name
     session: Name
+    clock: Clock
+    built: Built | None
     device: Name
     mode: Literal["single-stream", "offline", "mlperf"]
     batch: Annotated[int, Field(ge=1)]

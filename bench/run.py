@@ -116,6 +116,8 @@ def _row(suite: Suite, one: Opened, times: Times) -> Row:
         "suite": suite.name,
         "contender": one.contender.name,
         "session": one.contender.session,
+        "clock": "host",
+        "built": one.contender.built,
         "mode": suite.mode,
         "batch": one.batch,
         **one.facts,

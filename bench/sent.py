@@ -159,6 +159,8 @@ def bundle_rows(path: Path, sent: SentBundle, gmacs: Mapping[str, float]) -> Ite
             "suite": " ".join([sent.target.name, *_backbone(sent.model)]) + TIMES[name],
             "contender": " ".join(str(facts[key]) for key in ("method", "tokens", "precision") if facts[key]),
             "session": session,
+            "clock": "cuda events" if name == "compute" else "host",
+            "built": "apt-edge",
             "device": device_name(where, gpu=engine or "cuda" in session),
             "mode": "single-stream" if timed.batch == 1 else "offline",
             "batch": timed.batch,

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from apt_edge.config import Strict
 from apt_edge.methods import METHODS
+from bench.form import Built
 from train.recipe import checked_settings
 
 Rounds = Annotated[int, Field(ge=10, multiple_of=2)]  # even, so that both orders of ABBA are equally frequent
@@ -122,6 +123,14 @@ class Contender(Strict):
     def in_pytorch(self) -> bool:
         """Whether PyTorch runs it, instead of a runtime for graphs."""
         return self.session.startswith(PYTORCH)
+
+    @property
+    def built(self) -> Built:
+        """What made the thing that runs, as rows say it."""
+        plain = self.random is not None and self.random.export == "plain"
+        if self.random is not None and self.random.huggingface:
+            return "Hugging Face, torch.onnx.export" if plain else "Hugging Face"
+        return "torch.onnx.export" if plain else "apt-edge"
 
 
 class Sweep(Strict):

@@ -90,6 +90,8 @@ def group(
             "suite": f"gpu-{size}",
             "contender": name,
             "session": session_name(settings.place, session.graph is not None),
+            "clock": "cuda events" if settings.place.type == "cuda" else "host",
+            "built": "apt-edge",
             "device": hardware(environment),
             "mode": "single-stream" if batch == 1 else "offline",
             "batch": batch,

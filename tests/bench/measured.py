@@ -32,6 +32,7 @@ def measured(times: Mapping[str, Sequence[float]], baseline: str = "none", **cha
         ms = np.array(values)
         ratio = paired_ratio(ms, np.array(times[baseline]))
         row: dict[str, Any] = {"kind": "measured", "suite": "s", "contender": name, "session": "onnxruntime-cpu"}
+        row |= {"clock": "host", "built": "apt-edge"}
         row |= {"device": "Some CPU", "mode": "single-stream", "batch": batch, "method": "apt", "precision": "float32"}
         row |= {"tokens": 100, "latency_ms_median": float(np.median(ms)), "latency_ms_max": float(ms.max())}
         row |= {f"latency_ms_p{p}": percentile(ms, p) for p in (90, 95, 99)}

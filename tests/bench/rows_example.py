@@ -44,6 +44,8 @@ def _row(given: Row, times: np.ndarray, base_times: np.ndarray, base: Row, **cha
     row: Row = {
         "kind": "measured",
         "session": "onnxruntime-cpu",
+        "clock": "host",
+        "built": "apt-edge",
         "device": "Some CPU",
         "mode": "single-stream",
         "batch": 1,
