@@ -12,6 +12,7 @@ from typing import NamedTuple
 import numpy as np
 
 RESAMPLES = 2000
+DRAWS = 1 << 21  # of the bootstrap at once: 16 MB
 TAIL = 0.01  # of the bootstrap, at either end; with 0.025 equal contenders would be told apart in 6 % of cases
 LEAST_PAIRED = 10  # rounds, five blocks: fewer can exclude nothing at 95 %
 RESOLUTION = 0.005  # of a ratio between two sessions
@@ -114,8 +115,14 @@ def median_of_blocks(values: np.ndarray, seed: int = 0) -> Median:
 @lru_cache(maxsize=16)
 def _middle_ranks(count: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
     """Which elements of `count` sorted ones are the middle two of each resample."""
-    draws = np.sort(np.random.default_rng(seed).integers(0, count, (RESAMPLES, count)), axis=1)
-    return draws[:, (count - 1) // 2], draws[:, count // 2]
+    random, middle = np.random.default_rng(seed), [(count - 1) // 2, count // 2]
+    size = max(1, DRAWS // count)  # of a chunk: the draws are the same however many are made at once
+    chunks = [
+        np.partition(random.integers(0, count, (min(size, RESAMPLES - start), count)), middle, axis=1)[:, middle]
+        for start in range(0, RESAMPLES, size)
+    ]
+    lower, upper = np.concatenate(chunks).T
+    return lower, upper
 
 
 def verdict(ratio: Ratio) -> str:

@@ -6,12 +6,22 @@ the beginning of one of 100.
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 
 import numpy as np
 import pytest
 
-from apt_edge.runtime.statistics import Ratio, paired_ratio, percentile, summarise, trend, verdict
+from apt_edge.runtime.statistics import (
+    RESAMPLES,
+    Ratio,
+    _middle_ranks,
+    paired_ratio,
+    percentile,
+    summarise,
+    trend,
+    verdict,
+)
 from tests.apt_edge.machine_clock import Machine, noise
 
 SIMULATIONS = 1000
@@ -154,6 +164,25 @@ def test_outliers_are_reported_and_do_not_move_the_ratio() -> None:
     assert paired_ratio(times["b"], times["a"]).median == pytest.approx(1.1, abs=0.01)
     assert summarise(times["a"])["p99"] > 15
     assert summarise(times["a"])["max"] == times["a"].max()
+
+
+def test_resamples_are_the_same_however_many_are_drawn_at_once() -> None:
+    for blocks, seed in ((5, 0), (6, 3), (1049, 0), (2500, 1)):
+        draws = np.sort(np.random.default_rng(seed).integers(0, blocks, (RESAMPLES, blocks)), axis=1)
+        lower, upper = _middle_ranks(blocks, seed)
+        assert np.array_equal(lower, draws[:, (blocks - 1) // 2])
+        assert np.array_equal(upper, draws[:, blocks // 2])
+
+
+def test_ten_minutes_of_short_runs_fit_into_memory() -> None:
+    times = 10 + np.random.default_rng(0).random(60_000)
+    tracemalloc.start()
+    try:
+        paired_ratio(times, times[::-1])
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 60e6  # all resamples at once take 480 MB
 
 
 def test_both_directions_say_the_same() -> None:
