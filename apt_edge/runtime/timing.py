@@ -13,6 +13,7 @@ import numpy as np
 
 LEAST_RUNS = 1024
 STEADY = 0.05
+LEAST_STEADY = 6  # rounds: two halves of three, of which one may be an outlier
 
 Run = Callable[[], None]
 # Does a run and says how many ms it took. A device's clock records an event, runs, records another, waits, subtracts.
@@ -42,7 +43,7 @@ def measure_interleaved(
     Args:
         contenders: name to a callable that returns when its work is done; a device's callable waits for the device.
         rounds: timed runs of each contender.
-        warmup: least number of rounds that run before and are not recorded.
+        warmup: least number of rounds that run before and are not recorded; 0 for none.
         clock: does each run and takes its time.
         progress: called after each timed round with the number of rounds done.
         seed: of the order; another one in every measurement when None.
@@ -71,30 +72,35 @@ def measure_interleaved(
 def warm_up(contenders: Mapping[str, Run], least: int, most: int | None = None, clock: Clock = wall_clock) -> int:
     """Run every contender once a round until its times are steady.
 
-    Steady: of the last `least` rounds, the medians of the two halves differ by 5 % or less, for every contender.
+    Steady: of the last `least` rounds, or the last six if that is more, the medians of the two halves differ by 5 % or
+    less, for every contender.
 
     Args:
         contenders: as for `measure_interleaved`.
-        least, most: bounds of the number of rounds; `most` is three times `least` when None. On a machine that never
-            becomes steady `most` rounds run; `statistics.trend` says what was left of it.
+        least, most: bounds of the number of rounds; when `most` is None three times `least`, or twelve if that is more,
+            and none for a `least` of 0. On a machine that never becomes steady `most` rounds run; `statistics.trend`
+            says what was left of it.
         clock: does each run and takes its time.
 
     Returns:
         How many rounds were run.
     """
-    most = 3 * least if most is None else most
+    window = max(least, LEAST_STEADY)
+    if most is None:
+        most = max(3 * least, 2 * LEAST_STEADY) if least else 0
     times: dict[str, list[float]] = {name: [] for name in contenders}
     done = 0
-    while done < least or (done < most and not all(_steady(spent[-least:]) for spent in times.values())):
+    while done < least or (done < most and not all(_steady(spent, window) for spent in times.values())):
         for name, run in contenders.items():
             times[name].append(clock(run))
         done += 1
     return done
 
 
-def _steady(times: list[float]) -> bool:
-    middle = len(times) // 2
-    return middle == 0 or abs(np.median(times[middle:]) / np.median(times[:middle]) - 1) <= STEADY
+def _steady(times: list[float], window: int) -> bool:
+    last = times[-window:]
+    middle = window // 2
+    return len(last) == window and abs(np.median(last[middle:]) / np.median(last[:middle]) - 1) <= STEADY
 
 
 def measure_for(

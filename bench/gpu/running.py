@@ -163,7 +163,8 @@ def measure(contenders: Mapping[str, Run], rounds: int, seconds: float, clock: C
             found=f"{a_round:.2f} s a round of {len(contenders)} contenders, {seconds:.0f} s",
             fix="measure fewer --sizes, --batches or --tokens at once",
         )
-    return measure_interleaved(contenders, fitting, warmup, clock)
+    warm_up(contenders, warmup, 3 * warmup, clock)
+    return measure_interleaved(contenders, fitting, 0, clock)
 
 
 def energy(contenders: Mapping[str, Run], meter: Meter | None, seconds: float) -> dict[str, dict[str, Any] | None]:

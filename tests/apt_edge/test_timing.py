@@ -37,9 +37,10 @@ def test_a_seed_repeats_the_order() -> None:
 
 
 def test_times_belong_to_their_contender_and_warm_up_is_not_recorded() -> None:
-    machine = Machine([100.0] * 6 + [1.0] * 8)
+    machine = Machine([100.0] * 12 + [1.0] * 8)
     contenders = {"a": machine.contender("a", 5), "b": machine.contender("b", 7)}
     times = measure_interleaved(contenders, 4, 3, machine.clock)
+    assert machine.runs == 20
     assert times["a"].tolist() == [5.0] * 4
     assert times["b"].tolist() == [7.0] * 4
 
@@ -55,10 +56,19 @@ def test_warm_up_ends_when_times_are_steady_or_at_its_bound() -> None:
     steady = noise(200, random)
     waking = 1 + np.exp(-np.arange(200) / 4)  # twice as slow at first
     never = 1.1 ** np.arange(200)
-    assert [rounds(steady, least) for least in (0, 1, 10, 40)] == [0, 1, 10, 40]
+    assert [rounds(steady, least) for least in (0, 1, 2, 10, 40)] == [0, 6, 6, 10, 40]
     assert 10 < rounds(waking, 10, 100) < 30
-    assert rounds(never, 10) == 30
-    assert rounds(never, 10, 50) == 50
+    assert [rounds(never, least) for least in (0, 1, 2, 4, 10)] == [0, 12, 12, 12, 30]
+    assert [rounds(never, least, most) for least, most in ((10, 50), (2, 2), (1, 3))] == [50, 2, 3]
+
+
+def test_one_outlier_of_a_short_warm_up_neither_ends_nor_prolongs_it() -> None:
+    slow = np.ones(20)
+    slow[1] = 1.5  # two runs told nothing: one of them against the other
+    machine = Machine(slow)
+    assert warm_up({"a": machine.contender("a", 5)}, 2, clock=machine.clock) == 6
+    machine = Machine(np.array([3.0, 3.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0, 1.0]))  # asleep for two runs
+    assert warm_up({"a": machine.contender("a", 5)}, 2, clock=machine.clock) == 7
 
 
 def test_single_stream_runs_for_so_long_and_so_often() -> None:
