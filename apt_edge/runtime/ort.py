@@ -33,6 +33,8 @@ class OrtSession:
         threads: threads within one operator; all cores when None.
         providers: execution providers. They run the whole graph or nothing does: another one never steps in.
         keep_memory: whether buffers are kept from run to run, which is faster and takes more.
+        yields: threads wait for the next run asleep. By default they go on spinning for a while after a run, on cores
+            that whoever runs next then has to share: right for a server, wrong for one session among others.
 
     Raises:
         MissingDependency: onnxruntime is not installed.
@@ -46,6 +48,7 @@ class OrtSession:
         threads: int | None = None,
         providers: Sequence[str] = (CPU,),
         keep_memory: bool = True,
+        yields: bool = False,
     ) -> None:
         ort = _onnxruntime()
         path = Path(model_path)
@@ -58,7 +61,7 @@ class OrtSession:
                 found=", ".join(ort.get_available_providers()),
                 fix="choose one of these, or install the onnxruntime package that has it (apt-edge[gpu] for CUDA)",
             )
-        self._session = _load(ort, path, threads, list(providers), keep_memory)
+        self._session = _load(ort, path, threads, list(providers), keep_memory, yields)
         self.inputs = {port.name: _spec(port) for port in self._session.get_inputs()}
         self.outputs = {port.name: _spec(port) for port in self._session.get_outputs()}
 
@@ -82,7 +85,9 @@ def _onnxruntime() -> ModuleType:
     return onnxruntime
 
 
-def _load(ort: ModuleType, path: Path, threads: int | None, providers: list[str], keep_memory: bool) -> Any:
+def _load(
+    ort: ModuleType, path: Path, threads: int | None, providers: list[str], keep_memory: bool, yields: bool
+) -> Any:
     options = ort.SessionOptions()
     options.log_severity_level = 3  # warnings about constant folding would land on stderr between results
     options.intra_op_num_threads = threads or 0
@@ -90,6 +95,8 @@ def _load(ort: ModuleType, path: Path, threads: int | None, providers: list[str]
     options.enable_cpu_mem_arena = keep_memory
     # As soon as its inputs are there: the usual order may keep results of all layers alive until the end.
     options.execution_order = ort.ExecutionOrder.PRIORITY_BASED
+    if yields:
+        options.add_session_config_entry("session.force_spinning_stop", "1")
     if CPU not in providers:
         # By default ONNX Runtime moves what a provider cannot run to the CPU, and says nothing.
         options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from apt_edge.errors import AptEdgeError, ModelError
 from apt_edge.runtime.ort import OrtSession
@@ -56,6 +57,32 @@ def test_feeds_are_never_converted(model: Path, x: np.ndarray | None, complaint:
     feeds = {"m": np.zeros(2, bool)} | ({} if x is None else {"x": x})
     with pytest.raises(ModelError, match=complaint):
         OrtSession(model).run(feeds)
+
+
+def test_threads_that_yield_leave_the_cores_to_whoever_runs_next(tmp_path: Path) -> None:
+    def port(name: str) -> onnx.ValueInfoProto:
+        return helper.make_tensor_value_info(name, TensorProto.FLOAT, [128, 256])
+
+    weight = numpy_helper.from_array(np.zeros((256, 256), np.float32), "w")
+    graph = helper.make_graph(
+        [helper.make_node("MatMul", ["x", "w"], ["y"])], "graph", [port("x")], [port("y")], [weight]
+    )
+    path = tmp_path / "model.onnx"
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), path)
+
+    def busy(session: OrtSession) -> float:
+        """Median part of a core that the process uses while it sleeps after a run."""
+        spent = []
+        for _ in range(9):
+            session.run({"x": np.zeros((128, 256), np.float32)})
+            begin = time.process_time()
+            time.sleep(0.01)
+            spent.append((time.process_time() - begin) / 0.01)
+        return float(np.median(spent))
+
+    yielding = busy(OrtSession(path, threads=2, yields=True))
+    assert yielding < 0.1
+    assert busy(OrtSession(path, threads=2)) > yielding
 
 
 def test_no_provider_steps_in_for_another(model: Path) -> None:
