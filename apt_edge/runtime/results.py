@@ -12,8 +12,13 @@ Form `apt-edge results`, version 1. Times are milliseconds; what is not known is
                       mean_abs, kl, top1_agreement, max_logit, clips, onnx_sha256, engine_sha256, session}; null when
                       there is none of this graph and engine
     times             row name -> {min, max, mean, median, p50, p90, p95, p99, cv, n, throughput, batch, warnings,
-                      session, times_ms}. `throughput` counts runs a second, `times_ms` holds every run in its order,
-                      `session` is {name, threads}, null threads being all cores.
+                      session, energy, memory, times_ms}. `throughput` counts runs a second, `times_ms` holds every run
+                      in its order, `session` is {name, threads}, null threads being all cores.
+                      `energy` is {joules_per_clip, source}, of the whole device (apt_edge.runtime.energy); null where
+                      nothing meters it, and for engines, which trtexec runs.
+                      `memory` is {rss_mb, activation_mb, gpu_mb}: what opening the session and a run added to the
+                      resident memory of the process at its peak; an engine's activations, as its builder told them;
+                      null, as no runtime here tells it. Files of before these two keys were known lack them
                       Rows of an engine: `compute` (kernels alone) and `with_transfers` (host to host, copies included).
                       Row of ONNX Runtime and OpenVINO: `inference` (host arrays to host arrays)
     layers            of an engine, apt_edge.runtime.engine.check_layers; null when it failed or is not there
@@ -26,8 +31,10 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timezone
 from functools import partial
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -35,19 +42,21 @@ import numpy as np
 
 from apt_edge.errors import AptEdgeError, GateError
 from apt_edge.files import write_json
+from apt_edge.runtime import memory
 from apt_edge.runtime.bundle import load_bundle
+from apt_edge.runtime.energy import energy_per_run, find_meter
 from apt_edge.runtime.engine import check_layers
 from apt_edge.runtime.machine import machine
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.selftest import REPORT, golden, subject
 from apt_edge.runtime.sessions import open_session, session_name
 from apt_edge.runtime.statistics import summarise
-from apt_edge.runtime.timing import measure_interleaved
+from apt_edge.runtime.timing import Run, measure_interleaved
 from apt_edge.runtime.trtexec import parse_log, read_layers, read_times
 
 SCHEMA, VERSION = "apt-edge results", 1
-RESULTS, TIMES, LAYERS = "results.json", "times.json", "layers.json"
-WARM_UP_MS, LEAST_ROUNDS = 500, 10
+RESULTS, TIMES, LAYERS, ENGINE_LOG = "results.json", "times.json", "layers.json", "engine.log"
+WARM_UP_MS, LEAST_ROUNDS, ENERGY_SECONDS = 500, 10, 10
 PERCENTILES = (50, 90, 95, 99)
 # Row -> log, file of times, and which of its times: all as the scripts of a bundle name them.
 ENGINE_ROWS = {
@@ -66,23 +75,35 @@ def measure(model: ModelDir, seconds: float = 30, threads: int | None = None) ->
 
     Args:
         model: a model for ONNX Runtime or OpenVINO.
-        seconds: length of the measurement; at least ten runs are made.
+        seconds: length of the measurement; at least ten runs are made. Where the machine meters energy, runs go on for
+            ten seconds more, or as many as these.
         threads: of the runtime; all cores when None.
 
     Returns:
-        `onnx_sha256`, `session` (name and threads) and `times_ms`.
+        `onnx_sha256`, `session` (name and threads), `energy`, `memory` and `times_ms`.
     """
+    name, frames_TSSC = session_name(model), golden(model)[0][0]
+    with suppress(ImportError):  # its libraries are not the model's memory; open_session says when it is not installed
+        import_module(name.partition("-")[0])
+    before = memory.resident() if memory.reset_peak() else None
     session = open_session(model, threads)
-    feeds = model.feeds(session.inputs, golden(model)[0][0])
+    feeds = model.feeds(session.inputs, frames_TSSC)
 
     def run() -> None:
         session.run(feeds)
 
+    run()
+    after = memory.peak()
     typical = float(np.median(measure_interleaved({"model": run}, rounds=3, warmup=1)["model"]))
     rounds = max(LEAST_ROUNDS, int(1e3 * seconds / typical))
     times = measure_interleaved({"model": run}, rounds, warmup=math.ceil(WARM_UP_MS / typical))["model"]
-    ran = {"name": session_name(model), "threads": threads}
-    data = {"onnx_sha256": model.facts["onnx_sha256"], "session": ran, "times_ms": times.tolist()}
+    data = {
+        "onnx_sha256": model.facts["onnx_sha256"],
+        "session": {"name": name, "threads": threads},
+        "energy": _energy(run, min(seconds, ENERGY_SECONDS), gpu="cuda" in name),
+        "memory": _memory(rss_mb=None if before is None or after is None else (after - before) / 1e6),
+        "times_ms": times.tolist(),
+    }
     write_json(model.path / TIMES, data)
     return data
 
@@ -132,6 +153,21 @@ def complain(results: dict[str, Any]) -> None:
         )
 
 
+def _energy(run: Run, seconds: float, gpu: bool) -> dict[str, Any] | None:
+    """Of a run of one clip, running for `seconds`; None where nothing meters it."""
+    meter = find_meter(gpu)
+    if meter is None:
+        return None
+    with suppress(OSError):  # it meters no longer: the times are worth keeping
+        joules = energy_per_run({"model": run}, meter, seconds)["model"]
+        return None if joules is None else {"joules_per_clip": joules, "source": meter.source}
+    return None
+
+
+def _memory(rss_mb: float | None = None, activation_mb: float | None = None) -> dict[str, float | None]:
+    return {"rss_mb": rss_mb, "activation_mb": activation_mb, "gpu_mb": None}
+
+
 def _read(step: str, failed: Failed, read: Callable[[], Any]) -> Any:
     try:
         return read()
@@ -171,7 +207,18 @@ def _engine_row(model: ModelDir, name: str, facts: dict[str, Any]) -> dict[str, 
     if log.unstable is not None:
         warnings.append(f"unstable: coefficient of variation {log.unstable:.1%}")
     profile = model.facts["inputs"]["clip"]["profile"]
-    return _row(times, profile[1][0] if profile else 1, log.throughput, warnings, {"name": "trtexec", "threads": None})
+    batch, ran = profile[1][0] if profile else 1, {"name": "trtexec", "threads": None}
+    costs = {"energy": None, "memory": _memory(activation_mb=_activation_mb(model))}
+    return _row(times, batch, log.throughput, warnings, ran, costs)
+
+
+def _activation_mb(model: ModelDir) -> float | None:
+    """Of the engine, as the log of its build tells; None where there is no such log, or it does not tell."""
+    path = model.path / ENGINE_LOG
+    log = parse_log(path.read_text(encoding="utf-8", errors="replace")) if path.is_file() else None
+    if log is None or log.outcome != "passed" or log.activation_bytes is None:
+        return None
+    return log.activation_bytes / 1e6
 
 
 def _session_row(model: ModelDir) -> dict[str, Any]:
@@ -179,12 +226,18 @@ def _session_row(model: ModelDir) -> dict[str, Any]:
     if data["onnx_sha256"] != model.facts["onnx_sha256"]:
         raise AptEdgeError("not run with this graph")
     times = np.array(data["times_ms"])
-    return _row(times, 1, 1e3 / float(times.mean()), [], data["session"])
+    costs = {key: data.get(key) for key in ("energy", "memory")}
+    return _row(times, 1, 1e3 / float(times.mean()), [], data["session"], costs)
 
 
 def _row(
-    times: np.ndarray, batch: int, throughput: float | None, warnings: list[str], session: dict[str, Any]
+    times: np.ndarray,
+    batch: int,
+    throughput: float | None,
+    warnings: list[str],
+    session: dict[str, Any],
+    costs: dict[str, Any],
 ) -> dict[str, Any]:
     numbers: dict[str, Any] = dict(summarise(times, PERCENTILES))
     numbers |= {"throughput": throughput, "batch": batch, "warnings": warnings, "session": session}
-    return numbers | {"times_ms": [round(float(ms), 4) for ms in times]}
+    return numbers | costs | {"times_ms": [round(float(ms), 4) for ms in times]}

@@ -53,6 +53,7 @@ class Log:
         walltime_s, compute_s: host time of all measured runs, and the GPU's.
         unstable: coefficient of variation of the GPU's time, a fraction, when trtexec warned about it.
         bound_by: `enqueue`, `h2d`, `d2h`: what trtexec warned may bound the throughput instead of the GPU.
+        activation_bytes: for the activations of the engine that was built, on the device; None when it is not told.
         errors: lines of level E.
     """
 
@@ -64,6 +65,7 @@ class Log:
     compute_s: float | None
     unstable: float | None
     bound_by: tuple[str, ...]
+    activation_bytes: int | None
     errors: tuple[str, ...]
 
 
@@ -105,6 +107,7 @@ def parse_log(text: str) -> Log:
         for match in re.finditer(rf"\] ({'|'.join(METRICS)}): (min = .*)$", text, re.MULTILINE)
     }
     outcomes = re.findall(r"^&&&& (PASSED|FAILED)", text, re.MULTILINE)
+    activations = re.findall(r"\] Total Activation Memory: (\d+)(?: bytes)?$", text, re.MULTILINE)
     unstable = _number("GPU compute time is unstable, with coefficient of variance = ", "%", text)
     bounds = {
         "enqueue": "may be bound by Enqueue Time",
@@ -120,6 +123,7 @@ def parse_log(text: str) -> Log:
         compute_s=_number(r"\] Total GPU Compute Time: ", " s", text),
         unstable=None if unstable is None else unstable / 100,
         bound_by=tuple(name for name, words in bounds.items() if words in text),
+        activation_bytes=int(activations[-1]) if activations else None,
         errors=tuple(match[1] for match in re.finditer(r"\[E\] (.+)$", text, re.MULTILINE)),
     )
 

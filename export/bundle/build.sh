@@ -8,5 +8,6 @@ logged build.log @BUILD@ \
     ${limit[@]+"${limit[@]}"} || stop "trtexec could not build the engine" "read build.log; if memory ran out, set WORKSPACE=1024 (MiB)"
 apt_edge bundle layers . layers.json.part
 mv layers.json.part layers.json
+cp build.log engine.log # of the engine that is kept: a later build may fail
 mv model.engine.part model.engine
 echo "model.engine is built; next: ./selftest.sh" >&2

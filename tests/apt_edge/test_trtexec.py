@@ -75,6 +75,14 @@ def test_a_failed_and_a_truncated_log():
     assert parse_log("").outcome == "incomplete"
 
 
+@pytest.mark.parametrize("unit", ["", " bytes"])  # 8 and 9; 10 and 11
+def test_a_log_of_a_build_tells_the_activations(unit):
+    line = f"[07/14/2025-11:55:10] [I] [TRT] Total Activation Memory: 22118400{unit}\n"
+    assert parse_log(line).activation_bytes == 22118400
+    assert parse_log(line[:-2] if unit else line.replace("Activation", "Weights")).activation_bytes is None
+    assert parse_log((SAMPLES / "log-10.13.txt").read_text()).activation_bytes is None
+
+
 @pytest.mark.parametrize("runs", [1, 10, 15, 100, 200, 317])
 def test_times_have_trtexecs_percentiles(tmp_path, runs):
     values = np.random.default_rng(runs).gamma(2.0, size=runs).round(4)

@@ -62,6 +62,8 @@ def test_a_session_bundle_end_to_end(tmp_path, wheel, run_script, page, bound):
     row = results["times"]["inference"]
     assert row["n"] == len(row["times_ms"]) >= 10
     assert row["session"]["threads"] == 1
+    assert 0 < row["memory"]["rss_mb"] < 100
+    assert {"energy", "memory"} <= {*row}
     assert results["machine"]["packages"]["numpy"] == np.__version__
     assert results["model"]["onnx_sha256"] == json.loads((tmp_path / "m" / "model.json").read_text())["onnx_sha256"]
 
@@ -90,6 +92,8 @@ def test_an_engine_bundle_end_to_end(tmp_path, wheel, run_script, page, version)
     assert compute["n"] == len(compute["times_ms"]) == fake.RUNS
     assert compute["throughput"] > 0
     assert whole["median"] > compute["median"]
+    assert whole["memory"] == compute["memory"] == {"rss_mb": None, "activation_mb": 5.89824, "gpu_mb": None}
+    assert compute["energy"] is None
     assert any("unstable" in warning for warning in compute["warnings"])
 
 
@@ -163,6 +167,7 @@ def test_an_engine_that_is_not_what_was_asked_for_is_not_kept(tmp_path, wheel, r
     assert done.returncode == 4, done.stderr
     assert {"float32": "computes in float32", "unfused": "0 of 1 attentions"}[behaviour] in done.stderr
     assert (bundle / "model.engine").read_bytes() == b"the one before"
+    assert not (bundle / "engine.log").exists()
     assert not list(bundle.glob("*.part"))
 
 

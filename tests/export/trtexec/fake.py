@@ -29,6 +29,7 @@ BANNERS = {
 }
 FUSES = {"8.5": 0.0, "8.6": 0.0, "10.3": 0.5}  # share of the attentions; all in later versions
 RUNS = 317
+ACTIVATION_BYTES = 5_898_240
 TYPES = {"tensor(uint8)": np.uint8, "tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -96,6 +97,7 @@ def run(version: str, behaviour: str, options: dict[str, str]) -> None:
         engine = load(options["--loadEngine"])
     elif "--onnx" in options:
         engine = build(options)
+        say(f"[TRT] Total Activation Memory: {ACTIVATION_BYTES}{'' if version.startswith('8') else ' bytes'}")
     else:
         raise Failure("Model missing or format not recognized")
     if "--exportLayerInfo" in options:
