@@ -21,7 +21,7 @@ import numpy as np
 from apt_edge.errors import ConfigError, GateError, run_tool
 from apt_edge.runtime.statistics import Ratio, paired_ratio
 from apt_edge.tables import MISSING, Column, Row, markdown_table, number
-from bench.form import NOT_PAIRED
+from bench.numbers import NOT_PAIRED
 from bench.rows import ROWS, read_rows
 
 LIMIT = 0.03

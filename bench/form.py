@@ -62,16 +62,20 @@ class Machine(Form):
     """`apt_edge.runtime.machine.machine()`."""
 
     cpu: str | None
+    cpu_mhz: Amount | None
     governor: str | None
     load_average: Amount | None
     python: Name
-    packages: dict[str, str]
+    packages: Annotated[dict[str, str], Field(min_length=1)]
     gpus: list[dict[str, str]]
     commands: dict[str, str]
 
 
 class Environment(Machine):
-    """`apt_edge.runtime.machine.machine(threads)`: a number without it cannot be compared with anything."""
+    """`apt_edge.runtime.machine.machine(threads)`: a number without it cannot be compared with anything.
+
+    `threads` is null for all cores, which only rows that were sent here may say.
+    """
 
     threads: Count | None
 
@@ -108,8 +112,8 @@ class Measured(Form):
         baseline: contender that the ratio refers to; null when there is none.
         latency_ratio, latency_ratio_low, latency_ratio_high: paired ratio of the time a clip, with its 95 % interval;
             no interval where the two were not measured in turns.
-        verdict: on that ratio; `not paired` names no winner.
-        gmacs, gmacs_ratio: of one clip.
+        verdict: `apt_edge.runtime.statistics.verdict` of that ratio; `not paired` names no winner.
+        gmacs, gmacs_ratio: of one clip; over those of the baseline.
         trainable_parameters, accuracy: of the model.
         agreement: `apt_edge.runtime.agreement.agreement` with the baseline's logits; null where the weights differ.
         memory, energy, stages, point: see their classes.
@@ -160,7 +164,7 @@ class Measured(Form):
     stages: Stages | None
     point: Point | None
     clips: str | None
-    model_sha256: Name | None
+    model_sha256: Name
     pack_sha256: Name | None
     environment: Environment
     times_ms: Annotated[list[Ms], Field(min_length=1)]

@@ -18,8 +18,8 @@ from apt_edge.files import sha256, write_json
 from apt_edge.runtime.model_dir import ONNX
 from apt_edge.tables import Row, markdown_table
 from bench.compare import differences
-from bench.form import NOT_PAIRED
 from bench.graph import graph_macs
+from bench.numbers import NOT_PAIRED
 from bench.rows import BENCH_COLUMNS, ROWS, check_rows, read_rows
 from bench.sent import BUNDLE, SUITE, SentBundle, SentRows, bundle_rows, read_sent
 

@@ -15,13 +15,16 @@ import numpy as np
 from pydantic import ValidationError
 
 from apt_edge.errors import ConfigError
-from apt_edge.runtime.statistics import LEAST_PAIRED, paired_ratio, percentile
+from apt_edge.runtime.statistics import LEAST_PAIRED, Ratio, verdict
 from apt_edge.tables import MISSING, Column, Row, number
-from bench.form import NOT_PAIRED, Measured
+from bench.form import Measured
+from bench.numbers import NOT_PAIRED, compared, interval, timed
 
 ROWS, SUMMARY = "rows.json", "summary.json"
-RELATIVE, ABSOLUTE_MS = 1e-4, 1e-5  # room for the digits that times lose on disk
+RELATIVE, ABSOLUTE = 1e-4, 1e-5  # room for the digits that times lose on disk
 COMPLAINTS = 5  # of a message
+RATIO = ("latency_ratio", "latency_ratio_low", "latency_ratio_high")
+APART = ("baseline", NOT_PAIRED)  # verdicts without pairs of times
 
 
 def read_list(path: Path, fix: str = "run bench.run first") -> list[Row]:
@@ -47,7 +50,8 @@ def read_rows(path: Path, fix: str = "run bench.run first") -> list[Row]:
 def check_rows(rows: Sequence[Row], where: str | Path) -> None:
     """Raises ConfigError naming row and key when rows are not as `Measured` says or contradict themselves.
 
-    Statistics must follow from `times_ms`, a verdict from its interval, a ratio from the times of the two rows.
+    Statistics must follow from `times_ms`, a ratio and its interval from the times of the two rows, a verdict from the
+    interval, a ratio of GMACs from the GMACs.
 
     Args:
         rows: of one `rows.json`.
@@ -80,62 +84,58 @@ def _form(row: Mapping[str, Any]) -> Iterator[str]:
     facts = row["environment"]
     if not (facts["cpu"] or facts["gpus"] or facts.get("board")):
         yield f"{name}: environment: names neither a cpu nor a board nor a gpu"
+    if facts["threads"] is None and row.get("source") is None:
+        yield f"{name}: environment.threads is null: only a row that was sent here may have used all cores"
 
 
 def _statistics(row: Row) -> Iterator[str]:
-    times = np.array(row["times_ms"])
-    median = float(np.median(times))
-    expected = {
-        "latency_ms_median": median,
-        **{f"latency_ms_p{p}": percentile(times, p) for p in (90, 95, 99)},
-        "latency_ms_max": float(times.max()),
-        "latency_ms_mean": float(times.mean()),
-        "latency_ms_per_clip": median / row["batch"],
-        "latency_cv": float(times.std() / times.mean()),
-        "rounds": len(times),
-    }
-    for key, value in expected.items():
-        if not isclose(row[key], value, rel_tol=RELATIVE, abs_tol=ABSOLUTE_MS):
-            yield f"{key} is {row[key]:.6g}, its times_ms give {value:.6g}"
+    expected = timed(np.array(row["times_ms"]), row["batch"])
+    for key in expected.keys() - {"times_ms"}:
+        yield from _differs(row, key, expected[key], "its times_ms give")
 
 
 def _ratio(row: Row, rows: Sequence[Row]) -> Iterator[str]:
-    ratio, low, high = (row[key] for key in ("latency_ratio", "latency_ratio_low", "latency_ratio_high"))
-    verdict = row["verdict"]
-    if verdict == NOT_PAIRED:
-        if low is not None or high is not None:
-            yield "latency_ratio_low: rows that were not measured in turns have no interval"
-        return
-    if ratio is None or low is None or high is None:
-        yield f"latency_ratio: missing, and the verdict is {verdict}"
-        return
-    if not low <= ratio <= high or (verdict == "faster" and high >= 1) or (verdict == "slower" and low <= 1):
-        yield f"verdict {verdict} does not follow from latency_ratio {interval(row)}"
-    if (verdict == "baseline") != (row["contender"] == row["baseline"]):
-        yield f"verdict {verdict}, and the baseline is {row['baseline']}"
     group = [other for other in rows if all(other[key] == row[key] for key in ("suite", "mode", "batch"))]
     base = next((other for other in group if other["contender"] == row["baseline"]), None)
-    if base is None:
+    if (row["verdict"] == "baseline") != (row["contender"] == row["baseline"]):
+        yield f"verdict {row['verdict']}, and the baseline is {row['baseline']}"
+    elif row["verdict"] == NOT_PAIRED and row["baseline"] is None:
+        for key in (*RATIO, "gmacs_ratio"):
+            yield from _differs(row, key, None, "and without a baseline there is")
+    elif base is None:
         yield f"baseline {row['baseline']} has no row of suite {row['suite']}, {row['mode']}, batch {row['batch']}"
-    elif len(base["times_ms"]) != len(row["times_ms"]):
-        yield f"times_ms: {len(row['times_ms'])} times, {len(base['times_ms'])} of {row['baseline']}: no pairs"
-    elif len(row["times_ms"]) < LEAST_PAIRED:
-        yield f"times_ms: {len(row['times_ms'])} times tell no ratio, {LEAST_PAIRED} or more do"
+    elif row["verdict"] not in APART and row["rounds"] != base["rounds"]:
+        yield f"times_ms: {row['rounds']} times, {base['rounds']} of {row['baseline']}: no pairs"
+    elif row["verdict"] not in APART and row["rounds"] < LEAST_PAIRED:
+        yield f"times_ms: {row['rounds']} times tell no ratio, {LEAST_PAIRED} or more do"
     else:
-        paired = paired_ratio(np.array(row["times_ms"]), np.array(base["times_ms"])).median
-        if not isclose(ratio, paired, rel_tol=RELATIVE):
-            yield f"latency_ratio is {ratio:.6g}, the times_ms give {paired:.6g}"
+        yield from _comparison(row, base)
 
 
-def interval(row: Mapping[str, Any]) -> str:
-    """`1.102 [1.095, 1.110]`: the latency ratio with its 95 % interval; `1` for the baseline."""
-    if row.get("latency_ratio") is None:
-        return MISSING
-    if row["latency_ratio_low"] is None:
-        return f"{row['latency_ratio']:.3f} [{NOT_PAIRED}]"
-    if row["latency_ratio_low"] == row["latency_ratio_high"] == 1:
-        return "1"
-    return f"{row['latency_ratio']:.3f} [{row['latency_ratio_low']:.3f}, {row['latency_ratio_high']:.3f}]"
+def _comparison(row: Row, base: Row) -> Iterator[str]:
+    times = {one["contender"]: np.array(one["times_ms"]) for one in (base, row)}
+    expected = compared(times, row["contender"], base["contender"], paired=row["verdict"] != NOT_PAIRED)
+    for key in RATIO:
+        yield from _differs(row, key, expected[key], "the times_ms give")
+    found = [row[key] for key in RATIO]
+    if row["verdict"] not in APART and None not in found and row["verdict"] != verdict(Ratio(*found)):
+        yield f"verdict {row['verdict']} does not follow from latency_ratio {interval(row)}"
+    gmacs = row["gmacs"] / base["gmacs"] if row["gmacs"] is not None and base["gmacs"] else None
+    yield from _differs(row, "gmacs_ratio", gmacs, "the gmacs give")
+
+
+def _differs(row: Row, key: str, expected: float | None, says: str) -> Iterator[str]:
+    found = row[key]
+    if found is None or expected is None:
+        follows = found is expected
+    else:
+        follows = isclose(found, expected, rel_tol=RELATIVE, abs_tol=ABSOLUTE)
+    if not follows:
+        yield f"{key} is {_text(found)}, {says} {_text(expected)}"
+
+
+def _text(number: float | None) -> str:
+    return "null" if number is None else f"{number:.6g}"
 
 
 def _agreement(row: Mapping[str, Any], key: str, spec: str) -> str:

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from apt_edge.tables import Row
-from bench.form import NOT_PAIRED
+from bench.numbers import NOT_PAIRED, interval
 from bench.page.columns import label
 from bench.page.rivals import against_picks, is_pick
 from bench.page.series import Series, at_least_batch
-from bench.rows import interval
 
 RUNTIMES = {
     "onnxruntime": "ONNX Runtime",

@@ -10,7 +10,7 @@ import numpy as np
 
 from apt_edge.runtime.statistics import paired_ratio, verdict
 from apt_edge.tables import MISSING, Column, Row, number
-from bench.form import NOT_PAIRED
+from bench.numbers import NOT_PAIRED
 
 PLAIN = re.compile(r"\bplain\b|hugging ?face", re.IGNORECASE)
 

@@ -7,12 +7,13 @@ from typing import Any
 
 import numpy as np
 
-from apt_edge.runtime.statistics import paired_ratio, percentile, verdict
+from bench.numbers import compared, timed
 
 ENVIRONMENT = {
     "system": "Linux",
     "board": None,
     "cpu": "Some CPU",
+    "cpu_mhz": None,
     "cores": 2,
     "threads": 1,
     "governor": None,
@@ -27,19 +28,13 @@ ENVIRONMENT = {
 def measured(times: Mapping[str, Sequence[float]], baseline: str = "none", **changes: Any) -> list[dict[str, Any]]:
     """One row for each contender's times in ms, its statistics and its ratio to the baseline computed from them."""
     batch = changes.get("batch", 1)
+    ms = {name: np.array(values) for name, values in times.items()}
     rows = []
     for name, values in times.items():
-        ms = np.array(values)
-        ratio = paired_ratio(ms, np.array(times[baseline]))
         row: dict[str, Any] = {"kind": "measured", "suite": "s", "contender": name, "session": "onnxruntime-cpu"}
-        row |= {"clock": "host", "built": "apt-edge"}
-        row |= {"device": "Some CPU", "mode": "single-stream", "batch": batch, "method": "apt", "precision": "float32"}
-        row |= {"tokens": 100, "latency_ms_median": float(np.median(ms)), "latency_ms_max": float(ms.max())}
-        row |= {f"latency_ms_p{p}": percentile(ms, p) for p in (90, 95, 99)}
-        row |= {"latency_ms_mean": float(ms.mean()), "latency_ms_per_clip": float(np.median(ms)) / batch}
-        row |= {"latency_cv": float(ms.std() / ms.mean()), "latency_trend": None, "rounds": len(ms)}
-        row |= {"baseline": baseline, "latency_ratio": ratio.median, "latency_ratio_low": ratio.low}
-        row |= {"latency_ratio_high": ratio.high, "verdict": "baseline" if name == baseline else verdict(ratio)}
+        row |= {"clock": "host", "built": "apt-edge", "device": "Some CPU", "mode": "single-stream", "batch": batch}
+        row |= {"method": "apt", "precision": "float32", "tokens": 100}
+        row |= {"baseline": baseline, **timed(ms[name], batch), **compared(ms, name, baseline)}
         row |= {"gmacs": 1.5, "gmacs_ratio": 1.0, "trainable_parameters": 1234, "accuracy": None, "agreement": None}
         row |= {"memory": None, "energy": None, "stages": None, "point": None, "clips": "list.csv"}
         row |= {"model_sha256": "ab" * 32, "pack_sha256": None, "environment": ENVIRONMENT, "times_ms": list(values)}

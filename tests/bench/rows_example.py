@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from apt_edge.runtime.statistics import paired_ratio, summarise, verdict
 from apt_edge.tables import Row
 from bench.flops import cost_row, size_by_name
+from bench.numbers import compared, timed
 
 ENVIRONMENT: dict[str, Any] = {
     "cpu": "Some CPU",
+    "cpu_mhz": 2400.0,
     "cores": 4,
     "threads": 1,
     "governor": "performance",
@@ -39,8 +40,7 @@ def suite_rows(*contenders: Row, suite: str = "example", rounds: int = 20, seed:
 
 
 def _row(given: Row, times: np.ndarray, base_times: np.ndarray, base: Row, **changes: Any) -> Row:
-    statistics, ratio = summarise(times), paired_ratio(times, base_times)
-    keys = ("median", "p90", "p95", "p99", "max", "mean")
+    names = {given["contender"]: times, base["contender"]: base_times}
     row: Row = {
         "kind": "measured",
         "session": "onnxruntime-cpu",
@@ -52,27 +52,19 @@ def _row(given: Row, times: np.ndarray, base_times: np.ndarray, base: Row, **cha
         "method": "apt",
         "precision": "float32",
         "tokens": None,
-        **{f"latency_ms_{key}": statistics[key] for key in keys},
-        "latency_cv": statistics["cv"],
-        "latency_trend": None,
-        "rounds": len(times),
         "baseline": base["contender"],
-        "latency_ratio": ratio.median,
-        "latency_ratio_low": ratio.low,
-        "latency_ratio_high": ratio.high,
-        "verdict": "baseline" if given["contender"] == base["contender"] else verdict(ratio),
+        **compared(names, given["contender"], base["contender"]),
         "gmacs": 1.5,
         **dict.fromkeys(("trainable_parameters", "accuracy", "agreement", "memory", "energy", "stages", "point")),
         "clips": "videos.csv",
         "model_sha256": "ab" * 32,
         "pack_sha256": None,
         "environment": ENVIRONMENT,
-        "times_ms": times.tolist(),
         **changes,
         **{key: value for key, value in given.items() if key != "ms"},
     }
-    row["latency_ms_per_clip"] = row["latency_ms_median"] / row["batch"]
-    return row | {"gmacs_ratio": row["gmacs"] / base["gmacs"]}
+    known = row["gmacs"] is not None and base["gmacs"] is not None
+    return row | timed(times, row["batch"]) | {"gmacs_ratio": row["gmacs"] / base["gmacs"] if known else None}
 
 
 def prompt_rows(counts: tuple[int, ...] = (100, 400), classes: int = 174, **changes: Any) -> list[Row]:
