@@ -17,6 +17,7 @@ from bench.gpu.record import Record, Settings
 from bench.gpu.running import (
     Running,
     circumstances,
+    clock_name,
     device_clock,
     energy,
     hardware,
@@ -77,7 +78,8 @@ def group(
     running = start(models, batch, settings)
     built = {model.contender.name: model for model in models}
     memory = {name: peak_mb(model.module, running[BASELINE].clips) for name, model in built.items()}
-    times = measure(running, settings.rounds, (1 - ENERGY_SHARE) * seconds, device_clock(settings.place))
+    clock = device_clock(settings.place)
+    times = measure(running, settings.rounds, (1 - ENERGY_SHARE) * seconds, clock)
     environment = circumstances(settings.place)
     spent = energy(running, find_meter(settings.graphs), ENERGY_SHARE * seconds)
     logits = running[BASELINE].result()
@@ -90,7 +92,7 @@ def group(
             "suite": f"gpu-{size}",
             "contender": name,
             "session": session_name(settings.place, session.graph is not None),
-            "clock": "cuda events" if settings.place.type == "cuda" else "host",
+            "clock": clock_name(clock),
             "built": "apt-edge",
             "device": hardware(environment),
             "mode": "single-stream" if batch == 1 else "offline",

@@ -5,7 +5,6 @@ Latency does not depend on the values of the weights, so they are random; only `
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -20,6 +19,7 @@ from apt_edge.methods import METHODS
 from apt_edge.methods.base import Method
 from apt_edge.methods.cost import head_parameters
 from apt_edge.methods.vpt_deep import VptDeep, VptDeepTokens
+from bench.numbers import weights_sha256
 
 CLASSES = 174  # Something-Something V2, as in the other suites
 SEED = 0
@@ -97,7 +97,7 @@ def build(vit: Vit, contender: Contender) -> Built:
     module = assemble(vit, method, head, contender.as_tokens)
     macs = method.clip_macs(CLASSES, deployed=not contender.as_tokens)
     trained = method.parameter_count() + head_parameters(vit.config, CLASSES)
-    return Built(contender, method, module, macs / 1e9, trained, digest(module))
+    return Built(contender, method, module, macs / 1e9, trained, weights_sha256(module))
 
 
 def assemble(vit: Vit, method: Method, head: Head, as_tokens: bool = False) -> nn.Module:
@@ -117,12 +117,3 @@ def cast(module: nn.Module, dtype: torch.dtype) -> nn.Module:
     for name, buffer in module.named_buffers(recurse=False):
         module.register_buffer(name, buffer.to(dtype))
     return module
-
-
-def digest(module: nn.Module) -> str:
-    """sha256 over names, shapes, types and bytes of every tensor in the order of their names."""
-    total = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        total.update(f"{name}{tuple(tensor.shape)}{tensor.dtype}".encode())
-        total.update(tensor.detach().cpu().contiguous().numpy().tobytes())
-    return total.hexdigest()

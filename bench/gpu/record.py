@@ -70,20 +70,17 @@ class Record:
 
     Attributes:
         path: JSON file, written after every addition.
-        seconds: budget of the part, from now on.
+        end: of the part's budget, on `time.monotonic`; a clock that all processes of a machine share.
         data: what the file holds.
     """
 
     path: Path
-    seconds: float
+    end: float
     data: dict[str, Any] = field(default_factory=lambda: {"failed": []})
-
-    def __post_init__(self) -> None:
-        self._end = time.monotonic() + self.seconds
 
     def share(self, steps_left: int) -> float:
         """Seconds for the next of `steps_left` steps, the rest of the budget divided evenly."""
-        return max(0.0, self._end - time.monotonic()) / max(1, steps_left)
+        return max(0.0, self.end - time.monotonic()) / max(1, steps_left)
 
     def add(self, kind: Kind, rows: Sequence[Row]) -> None:
         """Keep results."""

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from apt_edge.errors import AptEdgeError
 from apt_edge.runtime.energy import Meter, energy_per_run
 from apt_edge.runtime.machine import device_name, machine
-from apt_edge.runtime.statistics import paired_ratio, summarise, trend, verdict
 from apt_edge.runtime.timing import Clock, Run, measure_interleaved, wall_clock, warm_up
+from bench.numbers import compared, drifted, timed
 from train.engine.stepcost import held_bytes, peak_above
 
 LEAST_ROUNDS = 10
@@ -122,6 +122,11 @@ def device_clock(device: torch.device) -> Clock:
     return EventClock() if device.type == "cuda" else wall_clock
 
 
+def clock_name(clock: Clock) -> str:
+    """What rows call a clock: `cuda events` take the model alone, its clips on the device and caches cold."""
+    return "cuda events" if isinstance(clock, EventClock) else "host"
+
+
 class EventClock:
     """Milliseconds of one run by the GPU's own events.
 
@@ -204,17 +209,5 @@ def _waited(run: Run, times: int) -> Run:
 
 def statistics(times: Mapping[str, np.ndarray], name: str, baseline: str, batch: int) -> dict[str, Any]:
     """The numbers of a row; element i of `times_ms` of all rows that were measured together belongs to round i."""
-    own, ratio, change = summarise(times[name]), paired_ratio(times[name], times[baseline]), trend(times[name])
-    return {
-        **{f"latency_ms_{key}": own[key] for key in ("median", "p90", "p95", "p99", "max", "mean")},
-        "latency_ms_per_clip": own["median"] / batch,
-        "latency_cv": own["cv"],
-        "latency_trend": change.change if change else None,
-        "rounds": len(times[name]),
-        "baseline": baseline,
-        "latency_ratio": ratio.median,
-        "latency_ratio_low": ratio.low,
-        "latency_ratio_high": ratio.high,
-        "verdict": "baseline" if name == baseline else verdict(ratio),
-        "times_ms": [round(float(ms), 6) for ms in times[name]],
-    }
+    own = {"baseline": baseline, **compared(times, name, baseline), "warnings": drifted(times[name])}
+    return timed(times[name], batch) | own

@@ -16,7 +16,7 @@ from apt_edge.runtime.timing import wall_clock
 from apt_edge.tables import Row
 from bench.gpu.models import CLASSES, SEED
 from bench.gpu.record import Record, Settings
-from bench.gpu.running import circumstances, hardware, measure, session_name, statistics
+from bench.gpu.running import circumstances, clock_name, hardware, measure, session_name, statistics
 from bench.gpu.tuning import TuningRates
 from train.engine.stepcost import make_step, peak_bytes, step_macs
 
@@ -50,6 +50,7 @@ def group(size: str, settings: Settings, seconds: float) -> list[Row]:
     facts = {
         "size": size,
         "session": session_name(settings.place, graph=False),
+        "clock": clock_name(wall_clock),
         "device": hardware(environment),
         "batch": batch,
         "precision": f"{str(half).removeprefix('torch.')} autocast, float32 weights",

@@ -39,12 +39,13 @@ from apt_edge.files import scratch, write_json
 from apt_edge.tables import MISSING, Column, markdown_table, number
 from bench.gpu.record import Record, Settings
 from bench.gpu.running import LEAST_ROUNDS
+from bench.numbers import interval
 
 SCHEMA, VERSION = "apt-edge rows", 1
 RESULTS = "results.json"
 # Part -> seconds after which it is ended, its start included.
 BUDGETS = {"latency": 215, "parity": 75, "steps": 110, "switch": 50}
-MARGIN = 10  # of a budget, for the start of the process and for writing
+MARGIN = 10  # seconds of a budget: parts plan to be done so long before their end
 LISTS = ("rows", "parity", "steps", "switch", "failed")
 
 COLUMNS: dict[str, Column] = {
@@ -56,7 +57,7 @@ COLUMNS: dict[str, Column] = {
     "median ms": number("latency_ms_median", ".4g"),
     "p90 ms": number("latency_ms_p90", ".4g"),
     "p99 ms": number("latency_ms_p99", ".4g"),
-    "time ratio [95 %]": lambda row: _interval(row),
+    "time ratio [95 %]": interval,
     "GMAC ratio": number("gmacs_ratio", ".3f"),
     "peak MB": lambda row: _megabytes(row),
     "switch ms": number("switch_ms", ".3g"),
@@ -95,7 +96,7 @@ def run_part(part: str, settings: Settings, path: Path, budget: float) -> dict[s
     """Run one part in a process of its own; returns what it left in `path`, and how it ended unless all went well."""
     print(f"{part}: at most {budget:.0f} s", file=sys.stderr, flush=True)
     begin = time.monotonic()
-    process = get_context("spawn").Process(target=_part, args=(part, settings, path, budget - MARGIN))
+    process = get_context("spawn").Process(target=_part, args=(part, settings, path, begin + budget - MARGIN))
     process.start()
     try:
         process.join(budget)
@@ -111,8 +112,8 @@ def run_part(part: str, settings: Settings, path: Path, budget: float) -> dict[s
     return found
 
 
-def _part(part: str, settings: Settings, path: Path, seconds: float) -> None:
-    import_module(f"bench.gpu.{part}").run(settings, Record(path, seconds))
+def _part(part: str, settings: Settings, path: Path, end: float) -> None:
+    import_module(f"bench.gpu.{part}").run(settings, Record(path, end))
 
 
 def tables(results: dict[str, Any]) -> str:
@@ -139,12 +140,6 @@ def complain(results: dict[str, Any]) -> None:
             found="; ".join(f"{entry['step']}: {entry['what']}" for entry in failed),
             fix="read the messages above; --parts runs a part alone, --sizes and --tokens measure less",
         )
-
-
-def _interval(row: Any) -> str:
-    if row["verdict"] == "baseline":
-        return "1"
-    return f"{row['latency_ratio']:.3f} [{row['latency_ratio_low']:.3f}, {row['latency_ratio_high']:.3f}]"
 
 
 def _megabytes(row: Any) -> str:

@@ -20,7 +20,16 @@ from apt_edge.tables import Row
 from bench.gpu.clips import drawn_clips
 from bench.gpu.models import Contender, build, cast
 from bench.gpu.record import Record, Settings
-from bench.gpu.running import Running, circumstances, device_clock, hardware, measure, session_name, statistics
+from bench.gpu.running import (
+    Running,
+    circumstances,
+    clock_name,
+    device_clock,
+    hardware,
+    measure,
+    session_name,
+    statistics,
+)
 
 TASKS = 8
 METHODS = ("apt", "vpt-deep")  # a prompt for all heads of a block, a prompt for each
@@ -65,7 +74,8 @@ def group(size: str, method: str, settings: Settings, seconds: float) -> list[Ro
     }
     if settings.graphs:
         contenders["copy from the host"] = by_copy(copied, static, [flat.cpu().pin_memory() for flat in flats])
-    times = measure(contenders, settings.rounds, seconds, device_clock(settings.place))
+    clock = device_clock(settings.place)
+    times = measure(contenders, settings.rounds, seconds, clock)
     environment = circumstances(settings.place)
     facts = {
         "size": size,
@@ -74,6 +84,7 @@ def group(size: str, method: str, settings: Settings, seconds: float) -> list[Ro
         "tasks": TASKS,
         "prompt_bytes": static.numel() * static.element_size(),
         "session": session_name(settings.place, settings.graphs),
+        "clock": clock_name(clock),
         "device": hardware(environment),
         "precision": settings.precision,
         "environment": environment,

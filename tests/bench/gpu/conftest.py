@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -22,4 +23,4 @@ def tiny_size(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def record(tmp_path: Path) -> Record:
     """An empty record with a generous budget."""
-    return Record(tmp_path / "part.json", seconds=600)
+    return Record(tmp_path / "part.json", end=time.monotonic() + 600)

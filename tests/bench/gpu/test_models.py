@@ -9,8 +9,9 @@ import torch
 from apt_edge.backbone.checkpoints import freeze
 from apt_edge.backbone.vit import Vit
 from bench.gpu.clips import drawn_clips
-from bench.gpu.models import build, cast, contenders, digest
+from bench.gpu.models import build, cast, contenders
 from bench.gpu.tuning import RATES, accuracy, tune
+from bench.numbers import weights_sha256
 from tests.conftest import TINY, TINY_CLIP
 from train.recipe import Optim
 
@@ -44,7 +45,7 @@ def test_half_precision_spares_the_head(tiny_vit, tiny_clips):
         logits = half(clips.half())
         assert logits.dtype == torch.float32
         assert 0 < (logits - expected).abs().max() < 0.02
-        assert digest(half) != digest(module)
+        assert weights_sha256(half) != weights_sha256(module)
 
 
 def test_tuning_learns_what_it_is_shown():

@@ -17,7 +17,7 @@ from bench.gpu import latency, parity, steps, switch
 from bench.gpu.clips import drawn_clips
 from bench.gpu.models import CLASSES, Contender, build
 from bench.gpu.record import Record
-from bench.gpu.running import Running, energy, measure
+from bench.gpu.running import Running, energy, measure, statistics
 from bench.rows import check_rows
 from tests.bench.gpu.conftest import TRY
 from tests.conftest import TINY
@@ -39,6 +39,8 @@ def test_latency_rows_are_rows_of_a_benchmark(record: Record) -> None:
         assert row["trainable_parameters"] == published["trainable_parameters"]
         assert row["mode"] == ("single-stream" if row["batch"] == 1 else "offline")
         assert (row["suite"], row["session"], row["precision"]) == ("gpu-tiny", "pytorch-eager", "float32")
+        assert (row["clock"], row["built"]) == ("host", "apt-edge")
+        assert row["contender"] != "none" or (row["latency_ratio_low"], row["latency_ratio_high"]) == (1, 1)
         assert (row["agreement"] is not None) == (row["contender"] == "none")
     assert [row["point"] and row["point"]["series"] for row in data["rows"][:4]] == [
         None,
@@ -106,6 +108,7 @@ def test_switches_reach_the_attention(record: Record) -> None:
     one_head = 4 * TINY.depth * 2 * 6 * TINY.head_width  # float32 keys and values
     assert [row["prompt_bytes"] for row in rows[::3]] == [one_head, TINY.heads * one_head]
     assert all(row["switch_ms"] == 0 for row in rows[::3])
+    assert {row["clock"] for row in rows} == {"host"}
 
 
 def test_a_copy_that_is_not_read_is_found() -> None:
@@ -122,6 +125,14 @@ def test_a_copy_that_is_not_read_is_found() -> None:
         switch.check(pointers, bound, static.clone(), flats)
     with pytest.raises(GateError, match="two tasks have the same logits"):
         switch.check([bound, bound], bound, static, flats[:1] * 2)
+
+
+def test_a_drift_beyond_noise_is_a_warning() -> None:
+    steady, rising = np.linspace(1, 1.001, 60), np.linspace(1, 2, 60)
+    times = {"a": steady, "b": rising}
+    assert statistics(times, "a", "a", batch=1)["warnings"] == []
+    (warning,) = statistics(times, "b", "a", batch=1)["warnings"]
+    assert "not steady" in warning
 
 
 def test_rounds_are_even_and_fit_the_budget() -> None:

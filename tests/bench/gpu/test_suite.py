@@ -7,6 +7,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pytest
 from apt_edge.errors import AptEdgeError, GateError
 from apt_edge.files import write_json
 from bench.gpu.record import Record
-from bench.gpu.suite import BUDGETS, RESULTS, complain, run_part, tables
+from bench.gpu.suite import BUDGETS, MARGIN, RESULTS, _part, complain, run_part, tables
 from bench.rows import check_rows
 from tests.bench.gpu.conftest import TRY
 
@@ -70,6 +71,17 @@ def test_a_part_that_overruns_loses_what_it_had_not_written(tmp_path: Path) -> N
     assert "ended after its 0 s" in failure["what"]
 
 
+@pytest.mark.usefixtures("tiny_size")
+def test_a_part_that_started_late_has_less_left(tmp_path: Path) -> None:
+    """Its budget began before its process did: what starting and importing PyTorch take is spent."""
+    _part("switch", TRY, tmp_path / "late.json", end=time.monotonic())
+    data = json.loads((tmp_path / "late.json").read_text())
+    assert "switch" not in data
+    assert all("fewer than 10 rounds fit" in entry["what"] for entry in data["failed"])
+    assert [entry["step"] for entry in data["failed"]] == ["switch tiny, apt", "switch tiny, vpt-deep"]
+    assert Record(tmp_path / "x.json", time.monotonic() + MARGIN).share(2) <= MARGIN / 2
+
+
 def test_a_terminated_suite_leaves_no_process(bare: dict[str, str], tmp_path: Path) -> None:
     words = ["--out", str(tmp_path / "x"), "--device", "cpu", "--sizes", "nano", "--parts", "steps"]
     with subprocess.Popen(["bash", SCRIPT, *words], stderr=subprocess.PIPE, text=True, env=bare, cwd=ROOT) as suite:
@@ -92,7 +104,7 @@ def test_a_part_that_crashes_is_named(tmp_path: Path) -> None:
 def test_a_step_that_runs_out_of_memory_fails_alone(tmp_path: Path) -> None:
     import torch
 
-    record = Record(tmp_path / "part.json", 60)
+    record = Record(tmp_path / "part.json", time.monotonic() + 60)
     with record.step("first"):
         torch.empty(1 << 60)
     with record.step("second"):
