@@ -116,21 +116,29 @@ def _paired(row: Row) -> bool:
 
 
 def _picks(rows: Sequence[Row]) -> Iterator[str]:
-    """What the project gains over what a user would pick: the least and the most of all pairs."""
-    pairs = sorted(against_picks(rows), key=lambda pair: pair["speed"])
-    if not pairs:
-        return
-    won = sum(pair["verdict"] == "faster" for pair in pairs)
+    """What the project gains over what a user would pick, in the same precision and apart from that in another."""
+    pairs = against_picks(rows)
+    if equal := [pair for pair in pairs if pair["precision"] is None]:
+        yield (
+            "Against what a user would pick, with the same weights in the same precision, ours is faster in "
+            f"{_won(equal)}."
+        )
+    if other := [pair for pair in pairs if pair["precision"] is not None]:
+        yield f"In another precision, which changes the outputs, ours is faster in {_won(other)}."
+
+
+def _won(pairs: Sequence[Row]) -> str:
+    """`2 of 3 pairs`, with the least and the most."""
+    pairs = sorted(pairs, key=lambda pair: pair["speed"])
     ends = [
         f"{pair['speed']:.2f} [{pair['speed_low']:.2f}, {pair['speed_high']:.2f}] times as fast ({pair['ours']} in "
         f"{pair['ours_session']} instead of {pair['pick']} in {pair['pick_session']}"
-        + (f", {pair['batch']} clips a run)" if pair["batch"] > 1 else ")")
+        + (f", {pair['batch']} clips a run" if pair["batch"] > 1 else "")
+        + (f", {pair['precision']})" if pair["precision"] else ")")
         for pair in (pairs[0], pairs[-1])
     ]
-    yield (
-        f"Against what a user would pick, with the same weights, ours is faster in {won} of {len(pairs)} pairs: "
-        f"{' to '.join(dict.fromkeys(ends))}."
-    )
+    won = sum(pair["verdict"] == "faster" for pair in pairs)
+    return f"{won} of {len(pairs)} pairs: {' to '.join(dict.fromkeys(ends))}"
 
 
 def _slopes(series: Sequence[Series]) -> Iterator[str]:

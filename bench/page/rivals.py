@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -12,33 +11,35 @@ from apt_edge.runtime.statistics import paired_ratio, verdict
 from apt_edge.tables import MISSING, Column, Row, number
 from bench.numbers import NOT_PAIRED
 
-PLAIN = re.compile(r"\bplain\b|hugging ?face", re.IGNORECASE)
+OURS = "apt-edge"
 
 
 def is_pick(row: Mapping[str, Any]) -> bool:
-    """Whether a user would come to this without the project: PyTorch itself, or a plain export, as the name says."""
-    return str(row["session"]).startswith("pytorch") or bool(PLAIN.search(row["contender"]))
+    """Whether a user would come to this without the project: PyTorch itself, or what others built."""
+    return str(row["session"]).startswith("pytorch") or row["built"] not in (OURS, None)
 
 
 def against_picks(rows: Sequence[Row]) -> list[Row]:
     """Every contender of ours against every pick with the same weights, measured in turns in the same run.
 
     Returns:
-        One row a pair: `speed`, how many times as fast ours is, with its 95 % interval, and bounds of how far the two
-        differ in their outputs, from how far each is from the contender that `agreement` refers to.
+        One row a pair, those of equal precision first: `speed`, how many times as fast ours is, with its 95 % interval,
+        `precision` where the two differ in it, and bounds of how far they differ in their outputs, from how far each is
+        from the contender that `agreement` refers to.
     """
     pairs = []
     for pick in filter(_comparable, rows):
         for own in filter(_comparable, rows):
             alike = all(pick[key] == own[key] for key in ("mode", "batch", "method", "tokens"))
             alike &= pick["agreement"].get("against") == own["agreement"].get("against")
-            if is_pick(pick) and not is_pick(own) and alike:
+            if is_pick(pick) and own["built"] == OURS and not is_pick(own) and alike:
                 pairs.append(_pair(pick, own))
-    return pairs
+    return sorted(pairs, key=lambda pair: pair["precision"] is not None)
 
 
 def _comparable(row: Row) -> bool:
-    return row["agreement"] is not None and row["verdict"] != NOT_PAIRED
+    known = row["agreement"] is not None and row["agreement"]["max_abs"] is not None  # else logits are not finite
+    return known and row["verdict"] != NOT_PAIRED
 
 
 def _pair(pick: Row, own: Row) -> Row:
@@ -49,6 +50,7 @@ def _pair(pick: Row, own: Row) -> Row:
         "ours": own["contender"],
         "ours_session": own["session"],
         "batch": own["batch"],
+        "precision": None if own["precision"] == pick["precision"] else f"{own['precision']} for {pick['precision']}",
         "speed": speed.median,
         "speed_low": speed.low,
         "speed_high": speed.high,
@@ -58,18 +60,16 @@ def _pair(pick: Row, own: Row) -> Row:
     }
 
 
-def _sum(pick: Row, own: Row, distance: Callable[[Mapping[str, Any]], float]) -> float | None:
-    """Bound of a distance between two rows from both distances to a third; None where one is not known."""
-    reports = (pick["agreement"], own["agreement"])
-    if any(report["max_abs"] is None or report["top1_agreement"] is None for report in reports):
-        return None
-    return sum(distance(report) for report in reports)
+def _sum(pick: Row, own: Row, distance: Callable[[Mapping[str, Any]], float]) -> float:
+    """Bound of a distance between two rows from both distances to a third."""
+    return distance(pick["agreement"]) + distance(own["agreement"])
 
 
 PICK_COLUMNS: dict[str, Column] = {
     "ours": lambda row: f"{row['ours']} ({row['ours_session']})",
     "instead of": lambda row: f"{row['pick']} ({row['pick_session']})",
     "clips a run": lambda row: MISSING if row["batch"] == 1 else str(row["batch"]),
+    "in another precision": lambda row: row["precision"] or MISSING,
     "times as fast [95 %]": lambda row: f"{row['speed']:.2f} [{row['speed_low']:.2f}, {row['speed_high']:.2f}]",
     "ours is": lambda row: str(row["verdict"]),
     "max dlogit <=": number("max_abs", ".1e"),

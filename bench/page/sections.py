@@ -85,7 +85,8 @@ def _tables(rows: Sequence[Row], series: Sequence[Series], summary: Sequence[Row
     if pairs := against_picks(rows):
         note = (
             "Equal weights, measured in turns. The bounds of the logit difference and of the share of clips whose "
-            "first label differs add up how far each of the two is from the first contender with these weights."
+            "first label differs add up how far each of the two is from the first contender with these weights. A pair "
+            "in two precisions does not compute the same."
         )
         yield Table("Against what a user would pick", note, pairs, PICK_COLUMNS)
     if series:

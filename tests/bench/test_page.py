@@ -123,39 +123,49 @@ def test_figure_5_has_the_papers_numbers_and_the_measured_forms() -> None:
     assert last["ms VPT as tokens"] > last["ms APT"]
 
 
-def test_only_equal_weights_are_compared_with_what_a_user_would_pick() -> None:
+def rivals() -> list[Row]:
+    """Three picks in float32, ours in float32 and bfloat16, and what has nothing to be compared with."""
     far = EQUAL | {"max_abs": 1e-2, "top1_agreement": 0.75}
-    rows = suite_rows(
-        {
-            "contender": "Hugging Face eager",
-            "session": "pytorch-eager",
-            "ms": 40,
-            "agreement": EQUAL | {"max_abs": 0.0},
-        },
+    return suite_rows(
+        {"contender": "a", "session": "pytorch-eager", "built": "Hugging Face", "ms": 40}
+        | {"agreement": EQUAL | {"max_abs": 0.0}},
         {"contender": "compiled", "session": "pytorch-compile", "ms": 30, "agreement": EQUAL},
-        {"contender": "plain", "ms": 25, "agreement": EQUAL},
-        {"contender": "ours", "ms": 20, "agreement": EQUAL},
-        {"contender": "ours, bfloat16", "session": "openvino-bfloat16", "ms": 10, "agreement": far},
+        {"contender": "b", "built": "torch.onnx.export", "ms": 25, "agreement": EQUAL},
+        {"contender": "no plain export", "ms": 20, "agreement": EQUAL},
+        {"contender": "half", "session": "openvino-bfloat16", "precision": "bfloat16", "ms": 10, "agreement": far},
         {"contender": "other weights", "ms": 5, "agreement": None},
         {"contender": "other prompts", "ms": 5, "agreement": EQUAL, "tokens": 7},
+        {"contender": "nobody knows", "built": None, "ms": 5, "agreement": EQUAL},
+        {"contender": "not finite", "ms": 5, "agreement": EQUAL | {"max_abs": None, "top1_agreement": None}},
     )
-    pairs = against_picks(rows)
-    assert [(pair["pick"], pair["ours"]) for pair in pairs] == [
-        (pick, own) for pick in ("Hugging Face eager", "compiled", "plain") for own in ("ours", "ours, bfloat16")
+
+
+def test_only_equal_weights_are_compared_with_what_a_user_would_pick() -> None:
+    pairs = against_picks(rivals())
+    assert [(pair["ours"], pair["pick"]) for pair in pairs] == [
+        (own, pick) for own in ("no plain export", "half") for pick in ("a", "compiled", "b")
     ]
-    speeds = [pair["speed"] for pair in pairs]
-    np.testing.assert_allclose(speeds, [2, 4, 1.5, 3, 1.25, 2.5], rtol=0.03)
+    np.testing.assert_allclose([pair["speed"] for pair in pairs], [2, 1.5, 1.25, 4, 3, 2.5], rtol=0.03)
+    assert [pair["precision"] for pair in pairs] == [None] * 3 + ["bfloat16 for float32"] * 3
     assert all(pair["speed_low"] <= pair["speed"] <= pair["speed_high"] for pair in pairs)
     assert {pair["verdict"] for pair in pairs} == {"faster"}
-    assert pairs[2]["max_abs"] == pytest.approx(2e-6)
-    assert pairs[1]["different_labels"] == pytest.approx(0.25)
-    rows[0]["agreement"] = EQUAL | {"max_abs": None, "top1_agreement": None}  # logits that are not finite
-    assert against_picks(rows)[0]["max_abs"] is None
+    assert pairs[1]["max_abs"] == pytest.approx(2e-6)
+    assert pairs[4]["different_labels"] == pytest.approx(0.25)
+
+
+def test_another_precision_is_no_win_at_equal_outputs() -> None:
+    equal, other = (text for text in claims(rivals(), []) if "in 3 of 3 pairs" in text)
+    assert "in the same precision, ours is faster in 3 of 3 pairs: 1.2" in equal
+    assert "to 2.0" in equal
+    assert "bfloat16" not in equal
+    assert other.startswith("In another precision, which changes the outputs, ours is faster in 3 of 3 pairs: 2.5")
+    assert "(half in openvino-bfloat16 instead of a in pytorch-eager, bfloat16 for float32)" in other
 
 
 def test_a_slower_own_contender_is_called_slower() -> None:
     rows = suite_rows(
-        {"contender": "plain", "ms": 20, "agreement": EQUAL}, {"contender": "ours", "ms": 25, "agreement": EQUAL}
+        {"contender": "a", "built": "torch.onnx.export", "ms": 20, "agreement": EQUAL},
+        {"contender": "b", "ms": 25, "agreement": EQUAL},
     )
     (pair,) = against_picks(rows)
     assert pair["verdict"] == "slower"
