@@ -21,6 +21,7 @@ SessionName = Literal[
     "pytorch-eager",
     "pytorch-compile",
     "pytorch-cuda-eager",
+    "pytorch-cuda-compile",
     "pytorch-cuda-graph",
 ]
 PYTORCH = "pytorch-"  # what the names of sessions begin with that run modules instead of graphs

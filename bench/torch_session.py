@@ -1,4 +1,4 @@
-"""PyTorch behind the `Session` protocol: eager, compiled, and on a GPU in float16, eager or as one CUDA graph.
+"""PyTorch behind the `Session` protocol: eager or compiled, and on a GPU in float16 as one CUDA graph, too.
 
 Every session takes uint8 frames, as exported graphs do: normalising them is part of a run.
 """
@@ -19,6 +19,7 @@ from apt_edge.runtime.session import TensorSpec, check_feeds
 from bench.modules import FromFrames
 
 CUDA = "pytorch-cuda"
+FORMS = 1024  # of one function that may be compiled in this process: more than a suite has contenders
 WARM_UP = 3  # runs before a CUDA graph is captured, in which libraries choose their kernels and take their memory
 
 
@@ -26,8 +27,8 @@ class TorchSession:
     """A module, ready to run on batches of one size.
 
     Args:
-        name: `pytorch-eager`, `pytorch-compile`, `pytorch-cuda-eager` or `pytorch-cuda-graph`; on a GPU it computes in
-            float16, our own head in float32.
+        name: `pytorch-eager`, `pytorch-compile`, `pytorch-cuda-eager`, `pytorch-cuda-compile` or `pytorch-cuda-graph`;
+            on a GPU it computes in float16, our own head in float32.
         module: normalised clips `[B, 3, T, S, S]` to logits, in float32; it is moved and rounded in place.
         clip: the input contract.
         threads: of PyTorch in this process.
@@ -47,9 +48,10 @@ class TorchSession:
         self.precision = "float16" if self.on_gpu else "float32"
         shape = (batch, clip.frames, clip.size, clip.size, 3)
         self.inputs = {INPUT: TensorSpec(shape, np.dtype(np.uint8))}
-        self._frames = torch.zeros(shape, dtype=torch.uint8, device="cuda" if self.on_gpu else "cpu")
+        with torch.inference_mode():  # as runs have theirs: else the first run would compile a second time
+            self._frames = torch.zeros(shape, dtype=torch.uint8, device="cuda" if self.on_gpu else "cpu")
         self._call: Callable[[Tensor], Tensor] = model.eval()
-        if name == "pytorch-compile":
+        if name.endswith("-compile"):
             self._call = _compiled(model, self._frames)
         elif name == "pytorch-cuda-graph":
             self._call = _captured(model, self._frames)
@@ -91,16 +93,22 @@ def _on_gpu(name: str, module: nn.Module, clip: ClipSpec) -> FromFrames:
 
 
 def _compiled(model: nn.Module, frames: Tensor) -> Callable[[Tensor], Tensor]:
-    call: Callable[[Tensor], Tensor] = torch.compile(model, dynamic=False)
+    """The whole model compiled, or an error: PyTorch would go on without compiling, and say so in a warning at most.
+
+    It keeps 8 compiled forms of one function by default, and the modules of a suite share theirs.
+    """
+    call: Callable[[Tensor], Tensor] = torch.compile(model, fullgraph=True, dynamic=False)
+    limits = {"recompile_limit": FORMS, "accumulated_recompile_limit": FORMS}
     try:
-        with torch.inference_mode():
+        with torch.inference_mode(), torch._dynamo.config.patch(limits):
             call(frames)
     except Exception as error:  # the compiler's exceptions share no base class but Exception
+        message, _, _ = str(error).strip().partition("\n")
         raise AptEdgeError(
             "torch.compile cannot compile the model",
-            found=f"{type(error).__name__}: {str(error).strip().splitlines()[0]}",
+            found=f"{type(error).__name__}: {message}",
             fix="install a C++ compiler (apt install g++) and Python's headers (apt install python3-dev), or leave "
-            "the contenders with pytorch-compile out",
+            "the compiled contenders out",
         ) from None
     return call
 

@@ -39,7 +39,13 @@ def logits(module: nn.Module, frames: np.ndarray) -> np.ndarray:
 
 @pytest.mark.parametrize(
     ("name", "request_"),
-    [("pytorch-eager", LINEAR), ("pytorch-eager", HUGGING_FACE), ("pytorch-eager", APT), ("pytorch-compile", APT)],
+    [
+        ("pytorch-eager", LINEAR),
+        ("pytorch-eager", HUGGING_FACE),
+        ("pytorch-eager", APT),
+        ("pytorch-compile", APT),
+        ("pytorch-compile", HUGGING_FACE),
+    ],
 )
 def test_a_session_gives_the_modules_logits(name: str, request_: RandomModel) -> None:
     module, _ = random_model(request_)
@@ -65,6 +71,35 @@ def test_threads_are_pytorchs() -> None:
         torch.set_num_threads(before)
 
 
+def test_every_module_of_a_suite_is_compiled() -> None:
+    stats = torch._dynamo.utils.counters["stats"]
+    torch._dynamo.reset()
+    begin = stats["unique_graphs"]
+    with torch._dynamo.config.patch(recompile_limit=1):  # as if these two were the eighth and the ninth
+        sessions = [TorchSession("pytorch-compile", random_model(r)[0], TINY_CLIP, threads=1) for r in (LINEAR, APT)]
+        assert stats["unique_graphs"] - begin == 2
+        for session in sessions * 2:
+            session.run({"clip": random_clips(TINY_CLIP, 1)})
+    assert stats["unique_graphs"] - begin == 2  # a run compiles nothing
+
+
+def test_a_compiler_that_fails_without_a_word_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Broken(nn.Module):
+        def forward(self, clips: torch.Tensor) -> torch.Tensor:
+            torch._dynamo.graph_break()
+            return clips.mean((2, 3, 4))
+
+    with pytest.raises(AptEdgeError, match=r"torch\.compile cannot compile the model"):
+        TorchSession("pytorch-compile", Broken(), TINY_CLIP, threads=1)
+
+    def silent(*_: object, **__: object) -> None:
+        raise RuntimeError
+
+    monkeypatch.setattr(torch, "compile", lambda *_, **__: silent)
+    with pytest.raises(AptEdgeError, match="found: RuntimeError: "):
+        TorchSession("pytorch-compile", Broken(), TINY_CLIP, threads=1)
+
+
 def test_without_a_compiler_the_message_says_what_to_install(tmp_path: Path) -> None:
     code = (
         "from bench.torch_session import TorchSession; from bench.modules import clip_of, random_model\n"
@@ -81,7 +116,7 @@ def test_without_a_compiler_the_message_says_what_to_install(tmp_path: Path) -> 
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="a GPU is here: the tests below run")
-@pytest.mark.parametrize("name", ["pytorch-cuda-eager", "pytorch-cuda-graph"])
+@pytest.mark.parametrize("name", ["pytorch-cuda-eager", "pytorch-cuda-compile", "pytorch-cuda-graph"])
 def test_without_a_gpu_the_message_says_so(name: str) -> None:
     with pytest.raises(AptEdgeError, match=rf"{name} needs an NVIDIA GPU(.|\n)*leave the contender out"):
         TorchSession(name, random_model(LINEAR)[0], TINY_CLIP, threads=1)
@@ -90,7 +125,7 @@ def test_without_a_gpu_the_message_says_so(name: str) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU and a PyTorch for CUDA")
 @pytest.mark.parametrize("request_", [LINEAR, HUGGING_FACE, APT], ids=["linear", "huggingface", "apt"])
-@pytest.mark.parametrize("name", ["pytorch-cuda-eager", "pytorch-cuda-graph"])
+@pytest.mark.parametrize("name", ["pytorch-cuda-eager", "pytorch-cuda-compile", "pytorch-cuda-graph"])
 def test_a_gpu_gives_the_modules_logits_in_half(name: str, request_: RandomModel) -> None:
     module, _ = random_model(request_)
     frames = random_clips(TINY_CLIP, 4)
