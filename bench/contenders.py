@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,8 @@ from apt_edge.runtime.session import Session
 from apt_edge.runtime.sessions import SESSIONS
 from bench.build import build, build_unfolded, random_facts
 from bench.graph import graph_macs
-from bench.modules import clip_of, random_model, weights_sha256
+from bench.modules import clip_of, random_model
+from bench.numbers import weights_sha256
 from bench.suite import Contender, RandomModel
 from bench.torch_session import TorchSession
 
@@ -115,7 +116,6 @@ def _modules(contender: Contender, batches: Sequence[int], threads: int) -> Iter
 
 def _graphs(contender: Contender, batches: Sequence[int], threads: int, cache: Path) -> Iterator[Opened]:
     model = ModelDir.load(_directory(contender, max(batches), cache))
-    session = SESSIONS[contender.session](model.onnx, threads)
     facts = {
         "method": model.facts.get("method"),
         "precision": "bfloat16" if contender.session == "openvino-bfloat16" else model.facts["precision"],
@@ -126,17 +126,24 @@ def _graphs(contender: Contender, batches: Sequence[int], threads: int, cache: P
         "model_sha256": model.facts["onnx_sha256"],
         "pack_sha256": model.facts.get("pack_sha256"),
     }
-    model.feeds(session.inputs, np.zeros((model.clip.frames, model.clip.size, model.clip.size, 3), np.uint8))  # checks
     weights = _weights(model.facts, model.clip)
-    opened = Opened(contender, 1, session, model.clip, model.prompts, weights, facts, model.path)
-    rows = session.inputs[INPUT].shape[0]
+    frames = np.zeros((model.clip.frames, model.clip.size, model.clip.size, 3), np.uint8)
     for batch in batches:
+        session = _graph_session(contender.session, model.onnx, threads)  # of its own: buffers are kept for one size
+        model.feeds(session.inputs, frames)  # checks
+        rows = session.inputs[INPUT].shape[0]
         if rows not in (None, batch):
             raise ModelError(
                 f"{model.onnx} takes {rows} clip(s) a run, not {batch}",
                 fix="export it with --set batch.max, or leave that batch out of the suite",
             )
-        yield replace(opened, batch=batch)
+        yield Opened(contender, batch, session, model.clip, model.prompts, weights, facts, model.path)
+
+
+def _graph_session(name: str, path: Path, threads: int) -> Session:
+    """A session that leaves its cores to the other contenders as soon as its run ends."""
+    opens: Callable[..., Session] = SESSIONS[name]
+    return opens(path, threads, yields=True) if name.startswith("onnxruntime") else opens(path, threads)
 
 
 def _directory(contender: Contender, batch: int, cache: Path) -> Path:

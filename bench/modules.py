@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import replace
 from pathlib import Path
 
@@ -87,15 +86,6 @@ def random_model(request: RandomModel) -> tuple[nn.Module, TunedModel]:
     deployed = method.deploy(vit)
     vit = changed(vit, deployed.form, deployed.changes)
     return FoldedModel(vit, tuned.head.folded(), deployed.kv).eval(), tuned
-
-
-def weights_sha256(module: nn.Module) -> str:
-    """sha256 over names, shapes and bytes of every tensor, in the order of their names."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def unfolded_model(run: Path) -> nn.Module:

@@ -12,6 +12,7 @@ import pytest
 from apt_edge.backbone.vit import SIZES
 from apt_edge.clip import ClipSpec
 from apt_edge.runtime.energy import energy_per_run
+from apt_edge.runtime.ort import OrtSession
 from apt_edge.video import decode
 from apt_edge.video.load import load_frames
 from bench.clips import batches, videos_of
@@ -53,6 +54,23 @@ def test_offline_every_contender_at_every_batch(clip_list: Path, tmp_path: Path)
         assert row["agreement"]["max_abs"] <= 1e-4  # whatever the batch
         assert row["gmacs_ratio"] == 1
         assert (row["mode"], len(row["times_ms"])) == ("offline", 10)
+
+
+def test_every_batch_has_a_session_of_its_own(tmp_path: Path) -> None:
+    for name in ("onnxruntime-cpu", "openvino-float32", "pytorch-eager"):
+        contender = Contender(name=name, session=name, random=RandomModel(**LINEAR))
+        one, two = open_contenders([contender], [1, 2], 1, tmp_path)
+        assert one.session is not two.session
+        for opened in (one, two):
+            frames = np.zeros((opened.batch, opened.clip.frames, opened.clip.size, opened.clip.size, 3), np.uint8)
+            assert opened.run(frames).shape == (opened.batch, 7)
+
+
+def test_sessions_leave_their_cores_to_each_other(tmp_path: Path) -> None:
+    (opened,) = open_contenders([Contender(name="none", random=RandomModel(**LINEAR))], [1], 2, tmp_path)
+    assert isinstance(opened.session, OrtSession)
+    options = opened.session._session.get_session_options()
+    assert options.get_session_config_entry("session.force_spinning_stop") == "1"
 
 
 def test_mlperf_one_after_the_other(clip_list: Path, tmp_path: Path) -> None:

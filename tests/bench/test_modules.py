@@ -12,7 +12,8 @@ from apt_edge.backbone.vit import SIZES
 from apt_edge.errors import ConfigError, MissingDependency
 from apt_edge.methods import METHODS
 from bench.huggingface import HuggingFaceModel
-from bench.modules import FromFrames, clip_of, config_of, random_model, weights_sha256
+from bench.modules import FromFrames, clip_of, config_of, random_model
+from bench.numbers import weights_sha256
 from bench.suite import RandomModel
 from tests.bench.conftest import TOKENS
 from tests.conftest import TINY, TINY_CLIP
