@@ -43,8 +43,9 @@ def memory_of(description: dict[str, Any]) -> dict[str, float | None]:
         description: see the module's docstring; JSON-ready.
 
     Returns:
-        `rss_mb`, None where the system does not tell; `gpu_mb`, None for what does not run on a GPU in PyTorch;
-        `activation_mb`, None: these runtimes do not tell their activations from the rest.
+        `rss_mb`, None where the system does not tell it or does not forget an earlier peak; `gpu_mb`, None for what
+        does not run on a GPU in PyTorch; `activation_mb`, None: these runtimes do not tell their activations from the
+        rest.
 
     Raises:
         ModelError: the contender cannot be run there.
@@ -68,21 +69,24 @@ def _measured(description: dict[str, Any]) -> dict[str, float | None]:
         import_module(HUGGING_FACE)
     gc.collect()
     before = _resident("VmRSS")
-    gpu = (_run_module if "random" in description else _run_graph)(description)
-    after = _resident("VmHWM")
+    known, gpu = (_run_module if "random" in description else _run_graph)(description)
+    after = _resident("VmHWM") if known else None
     rss = None if before is None or after is None else (after - before) / 1e6
     return {"rss_mb": rss, "activation_mb": None, "gpu_mb": gpu}
 
 
-def _run_graph(description: dict[str, Any]) -> None:
-    _reset_peak()
+def _run_graph(description: dict[str, Any]) -> tuple[bool, None]:
+    """Returns whether the peak is that of what ran here, and no GPU's memory."""
+    known = _reset_peak()
     model = ModelDir.load(description["model"])
     session = SESSIONS[description["session"]](model.onnx, description["threads"])
     frames = np.zeros((description["batch"], model.clip.frames, model.clip.size, model.clip.size, 3), np.uint8)
     session.run(feeds(session.inputs, frames, model.clip, model.prompts))
+    return known, None
 
 
-def _run_module(description: dict[str, Any]) -> float | None:
+def _run_module(description: dict[str, Any]) -> tuple[bool, float | None]:
+    """Returns whether the peak is that of what ran here, and the GPU's in MB."""
     import torch
 
     from bench.modules import clip_of, random_model
@@ -92,12 +96,12 @@ def _run_module(description: dict[str, Any]) -> float | None:
     request = RandomModel.model_validate(description["random"])
     module = random_model(request)[0]
     gc.collect()
-    _reset_peak()
+    known = _reset_peak()
     session = TorchSession(
         description["session"], module, clip_of(request), description["threads"], description["batch"]
     )
     session.run({INPUT: np.zeros(session.inputs[INPUT].shape, np.uint8)})  # type: ignore[arg-type] # its axes are fixed
-    return torch.cuda.max_memory_allocated() / 1e6 if session.on_gpu else None
+    return known, torch.cuda.max_memory_allocated() / 1e6 if session.on_gpu else None
 
 
 def _resident(key: str) -> int | None:
@@ -108,9 +112,13 @@ def _resident(key: str) -> int | None:
     return 1024 * int(line.split()[1])
 
 
-def _reset_peak() -> None:
-    if RESET.exists():
+def _reset_peak() -> bool:
+    """Whether the system forgot the peak so far: some kernels cannot, some containers may not."""
+    try:
         RESET.write_text(RESET_PEAK)
+    except OSError:
+        return False
+    return True
 
 
 def main() -> None:

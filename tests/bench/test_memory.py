@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from apt_edge.errors import ConfigError, ModelError
-from bench.memory import main, memory_of
+from bench.memory import _measured, main, memory_of
 from bench.suite import RandomModel
 
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells a process's peak")
@@ -33,6 +33,20 @@ def test_a_module_and_its_batches() -> None:
     hidden_mb = 4 * 144 * 768 / 1e6  # of one clip's widest tensor, in float32
     assert NANO_WEIGHTS_MB < one < 200
     assert many - one > 15 * hidden_mb
+
+
+@pytest.mark.parametrize("kind", ["absent", "not allowed"])
+def test_a_peak_that_may_be_an_earlier_one_is_not_told(
+    kind: str, exported: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refusing = tmp_path / "folder"
+    refusing.mkdir()  # cannot be written, whoever tries
+    monkeypatch.setattr("bench.memory.RESET", refusing if kind == "not allowed" else tmp_path / "no" / "clear_refs")
+    description = {"session": "onnxruntime-cpu", "threads": 1, "batch": 1, "model": str(exported / "apt")}
+    assert _measured(description) == {"rss_mb": None, "activation_mb": None, "gpu_mb": None}
+    module = {"session": "pytorch-eager", "threads": 1, "batch": 1}
+    module["random"] = RandomModel(size="nano", method="linear").model_dump()
+    assert _measured(module)["rss_mb"] is None
 
 
 def test_what_cannot_run_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
