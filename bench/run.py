@@ -23,14 +23,13 @@ from apt_edge.config import load_toml
 from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import write_json
 from apt_edge.runtime.machine import device_name, machine
-from apt_edge.runtime.statistics import Ratio, paired_ratio, summarise, trend, verdict
 from apt_edge.tables import Row, markdown_table
 from bench.clips import videos_of
 from bench.contenders import Opened, open_contenders
-from bench.form import NOT_PAIRED
 from bench.gates import agreements, check_gates
 from bench.measure import Times, energies, measure, stage_names
 from bench.memory import memory_of
+from bench.numbers import compared, drifted, timed
 from bench.page.columns import SHORT_COLUMNS, labelled
 from bench.rows import ROWS, check_rows
 from bench.suite import Suite
@@ -68,11 +67,11 @@ def run_suite(suite: Suite, out: Path, root: Path = RUNS) -> list[Row]:
         | _compared(suite, one, opened, times)
         | {"agreement": outputs[one.key], "memory": memory[index], "energy": energy[one.key]}
         | {"device": device_name(environment, one.on_gpu), "clips": videos.source, "environment": environment}
-        | {"times_ms": [round(float(ms), 6) for ms in times[one.key]]}
+        | {"warnings": drifted(times[one.key])}
         for index, one in enumerate(opened)
     ]
+    check_rows(rows, out / ROWS)  # as every reader does: what none of them would take is not written
     write_json(out / ROWS, rows)
-    check_rows(rows, out / ROWS)  # as every reader does
     return rows
 
 
@@ -104,9 +103,7 @@ def _description(one: Opened, suite: Suite) -> dict[str, Any]:
 
 def _row(suite: Suite, one: Opened, times: Times) -> Row:
     """What a row says of one contender alone; times are ms."""
-    own, point = times[one.key], one.contender.point
-    statistics, change = summarise(own), trend(own)
-    stages = None
+    point, stages = one.contender.point, None
     if suite.stages:
         medians = {name: float(np.median(times[key])) for name, key in stage_names(one).items()}
         stages = {"transfer_ms": None, **medians}
@@ -121,11 +118,7 @@ def _row(suite: Suite, one: Opened, times: Times) -> Row:
         "mode": suite.mode,
         "batch": one.batch,
         **one.facts,
-        **{f"latency_ms_{key}": statistics[key] for key in ("median", "p90", "p95", "p99", "max", "mean")},
-        "latency_ms_per_clip": statistics["median"] / one.batch,
-        "latency_cv": statistics["cv"],
-        "latency_trend": None if change is None else change.change,
-        "rounds": int(statistics["n"]),
+        **timed(times[one.key], one.batch),
         "stages": stages,
         "point": swept if point is None else point.model_dump(),
     }
@@ -134,19 +127,9 @@ def _row(suite: Suite, one: Opened, times: Times) -> Row:
 def _compared(suite: Suite, one: Opened, opened: Sequence[Opened], times: Times) -> Row:
     """One contender against the baseline at the same batch."""
     baseline = next(o for o in opened if (o.contender.name, o.batch) == (suite.baseline, one.batch))
-    own, other = times[one.key], times[baseline.key]
-    found: Ratio | None = None
-    if suite.mode != "mlperf" or one is baseline:
-        found = paired_ratio(own, other)
-        named = "baseline" if one is baseline else verdict(found)
-    else:
-        named = NOT_PAIRED
     return {
         "baseline": suite.baseline,
-        "latency_ratio": found.median if found else float(np.median(own) / np.median(other)),
-        "latency_ratio_low": found.low if found else None,
-        "latency_ratio_high": found.high if found else None,
-        "verdict": named,
+        **compared(times, one.key, baseline.key, paired=suite.mode != "mlperf"),
         "gmacs_ratio": one.facts["gmacs"] / baseline.facts["gmacs"],
     }
 

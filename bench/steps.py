@@ -20,12 +20,12 @@ from apt_edge.errors import run_tool
 from apt_edge.files import atomic, write_json
 from apt_edge.methods.tuned import TunedModel
 from apt_edge.runtime.machine import machine
-from apt_edge.runtime.statistics import paired_ratio, summarise, verdict
 from apt_edge.runtime.timing import measure_interleaved
 from apt_edge.tables import Column, Row, markdown_table, number
 from bench.figures.ratios import ratio_against_gmacs
 from bench.flops import make_method
-from bench.rows import ROWS, interval
+from bench.numbers import compared, interval, timed
+from bench.rows import ROWS
 from bench.run import RUNS
 from bench.suite import StepContender, StepSuite
 from train.engine.stepcost import Step, make_step, peak_bytes, step_macs
@@ -78,12 +78,10 @@ def run_suite(suite: StepSuite, out: Path) -> list[Row]:
             "batch": suite.batch,
             "trainable_parameters": steps[contender.name].model.trainable_parameters(),
             **counted[contender.name],
-            **{f"latency_ms_{key}": value for key, value in summarise(times[contender.name]).items() if key != "n"},
-            "rounds": suite.rounds,
+            **timed(times[contender.name], suite.batch),
             **_compared(contender.name, suite.baseline, times, counted),
             "against": [_compared(contender.name, other, times, counted) for other in contender.against],
             "environment": circumstances,
-            "times_ms": [round(float(ms), 6) for ms in times[contender.name]],
         }
         for contender in suite.contenders
     ]
@@ -112,13 +110,9 @@ def tables(rows: list[Row]) -> str:
 
 def _compared(name: str, other: str, times: dict[str, np.ndarray], counted: dict[str, dict[str, float]]) -> Row:
     """Ratios of one contender's costs to another's."""
-    ratio = paired_ratio(times[name], times[other])
     return {
         "baseline": other,
-        "latency_ratio": ratio.median,
-        "latency_ratio_low": ratio.low,
-        "latency_ratio_high": ratio.high,
-        "verdict": "baseline" if name == other else verdict(ratio),
+        **compared(times, name, other),
         "gmacs_ratio": counted[name]["gmacs"] / counted[other]["gmacs"],
         "peak_ratio": counted[name]["peak_mb"] / counted[other]["peak_mb"],
     }

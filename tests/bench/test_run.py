@@ -14,9 +14,11 @@ import pytest
 from apt_edge.backbone.vit import SIZES
 from apt_edge.errors import ConfigError, GateError, ModelError
 from apt_edge.files import sha256
+from apt_edge.runtime.machine import machine
 from apt_edge.runtime.statistics import paired_ratio
 from bench.gates import check_gates
 from bench.modules import random_model
+from bench.numbers import drifted
 from bench.rows import check_rows
 from bench.run import run_suite
 from bench.suite import Contender, RandomModel, Suite
@@ -57,6 +59,8 @@ def test_rows_of_real_models_on_real_clips(exported: Path, clip_list: Path, tmp_
     assert half["clips"] == str(clip_list)
     assert half["memory"]["rss_mb"] > 0
     assert half["environment"]["threads"] == 1
+    assert (half["clock"], half["built"]) == ("host", "apt-edge")
+    assert half["warnings"] == drifted(np.array(half["times_ms"])) == []  # ten times tell no trend
 
 
 def test_every_session_that_runs_here(tmp_path: Path) -> None:
@@ -80,6 +84,7 @@ def test_every_session_that_runs_here(tmp_path: Path) -> None:
         assert named[name]["agreement"]["top1_agreement"] == 1
     assert 1e-4 < named["bfloat16"]["agreement"]["max_abs"] < 3e-2
     assert named["bfloat16"]["precision"] == "bfloat16"
+    assert [row["built"] for row in rows[:4]] == ["Hugging Face", "apt-edge", "torch.onnx.export", "apt-edge"]
     assert {row["trainable_parameters"] for row in rows} == {random_model(NANO)[1].trainable_parameters()}
     # Ours saves products that the module, and what is exported of it plainly, computes; Hugging Face's are the same.
     eager, ours = named["eager"]["gmacs"], named["ours"]["gmacs"]
@@ -127,9 +132,28 @@ def test_the_gates(exported: Path, clip_list: Path) -> None:
         check_gates(suite(exported, clip_list, gmacs_tolerance=0.05), rows)
     with pytest.raises(GateError, match=r"more than 0\.0001\n.*apt: 0\.0002 from none"):
         check_gates(suite(exported, clip_list, logit_tolerance=1e-4), rows)
+    wide = [rows[0] | {"latency_ratio_low": 1.1, "latency_ratio_high": 1.3, "gmacs_ratio": 1.2}]
+    with pytest.raises(GateError, match=r"(?s)^cannot tell .* within 5%\n.*apt: .*\[1\.100, 1\.300\].*, cannot tell"):
+        check_gates(suite(exported, clip_list, gmacs_tolerance=0.05), wide)
+    with pytest.raises(GateError, match=r"(?s)^latency does not follow .*1\.100; .*cannot tell: its interval"):
+        check_gates(suite(exported, clip_list, gmacs_tolerance=0.05), wide + rows)
+    check_gates(suite(exported, clip_list, gmacs_tolerance=0.09), wide)
+    alone = [rows[0] | {"latency_ratio_low": None, "latency_ratio_high": None}]
+    with pytest.raises(GateError, match="cannot tell"):
+        check_gates(suite(exported, clip_list, gmacs_tolerance=0.5), alone)
     infinite = [rows[0] | {"agreement": {"max_abs": None, "against": "none"}}]
     with pytest.raises(GateError, match="apt: None from none"):
         check_gates(suite(exported, clip_list, logit_tolerance=1e-3), infinite)
+
+
+def test_rows_that_nobody_would_read_are_not_written(
+    exported: Path, clip_list: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nowhere = {**machine(1), "cpu": None, "board": None, "gpus": []}
+    monkeypatch.setattr("bench.run.machine", lambda threads: nowhere)
+    with pytest.raises(ConfigError, match="names neither a cpu nor a board nor a gpu"):
+        run_suite(suite(exported, clip_list), tmp_path / "out", tmp_path)
+    assert not (tmp_path / "out").exists()
 
 
 def test_different_clips_are_not_compared(exported: Path, clip_list: Path, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from apt_edge.backbone.vit import SIZES
@@ -39,6 +40,7 @@ def test_rows_of_real_steps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert full["gmacs"] > half["gmacs"] > cached["gmacs"]
     assert full["peak_mb"] > half["peak_mb"] >= cached["peak_mb"]
     assert (full["verdict"], full["latency_ratio"], half["settings"]["dropout"]) == ("baseline", 1, 0.1)
+    assert full["latency_cv"] == pytest.approx(np.std(full["times_ms"]) / np.mean(full["times_ms"]), rel=1e-4)
     (pair,) = cached["against"]
     assert pair["baseline"] == "half"
     assert pair["latency_ratio"] == pytest.approx(paired_ratio(cached["times_ms"], half["times_ms"]).median, rel=1e-4)
