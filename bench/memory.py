@@ -25,15 +25,14 @@ from typing import Any
 import numpy as np
 
 from apt_edge.errors import ConfigError, ModelError, run_tool
+from apt_edge.runtime import memory
 from apt_edge.runtime.model_dir import INPUT, ModelDir, feeds
 from apt_edge.runtime.sessions import SESSIONS
 
 ROOT = Path(__file__).parents[1]
-STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 PACKAGES = {"pytorch": "bench.torch_session"}
 HUGGING_FACE = "transformers.models.videomae.modeling_videomae"
 KEYS = ("session", "threads", "batch")
-RESET_PEAK = "5"  # proc(5): the peak becomes what is resident now
 
 
 def memory_of(description: dict[str, Any]) -> dict[str, float | None]:
@@ -68,16 +67,16 @@ def _measured(description: dict[str, Any]) -> dict[str, float | None]:
     if description.get("random", {}).get("huggingface"):
         import_module(HUGGING_FACE)
     gc.collect()
-    before = _resident("VmRSS")
+    before = memory.resident()
     known, gpu = (_run_module if "random" in description else _run_graph)(description)
-    after = _resident("VmHWM") if known else None
+    after = memory.peak() if known else None
     rss = None if before is None or after is None else (after - before) / 1e6
     return {"rss_mb": rss, "activation_mb": None, "gpu_mb": gpu}
 
 
 def _run_graph(description: dict[str, Any]) -> tuple[bool, None]:
     """Returns whether the peak is that of what ran here, and no GPU's memory."""
-    known = _reset_peak()
+    known = memory.reset_peak()
     model = ModelDir.load(description["model"])
     session = SESSIONS[description["session"]](model.onnx, description["threads"])
     frames = np.zeros((description["batch"], model.clip.frames, model.clip.size, model.clip.size, 3), np.uint8)
@@ -96,29 +95,12 @@ def _run_module(description: dict[str, Any]) -> tuple[bool, float | None]:
     request = RandomModel.model_validate(description["random"])
     module = random_model(request)[0]
     gc.collect()
-    known = _reset_peak()
+    known = memory.reset_peak()
     session = TorchSession(
         description["session"], module, clip_of(request), description["threads"], description["batch"]
     )
     session.run({INPUT: np.zeros(session.inputs[INPUT].shape, np.uint8)})  # type: ignore[arg-type] # its axes are fixed
     return known, torch.cuda.max_memory_allocated() / 1e6 if session.on_gpu else None
-
-
-def _resident(key: str) -> int | None:
-    """Bytes of `VmRSS`, resident now, or `VmHWM`, resident at the peak; None where the system does not tell."""
-    if not STATUS.is_file():
-        return None
-    line = next(line for line in STATUS.read_text().splitlines() if line.startswith(f"{key}:"))
-    return 1024 * int(line.split()[1])
-
-
-def _reset_peak() -> bool:
-    """Whether the system forgot the peak so far: some kernels cannot, some containers may not."""
-    try:
-        RESET.write_text(RESET_PEAK)
-    except OSError:
-        return False
-    return True
 
 
 def main() -> None:

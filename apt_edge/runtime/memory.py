@@ -19,7 +19,7 @@ def peak() -> int | None:
 
 
 def reset_peak() -> bool:
-    """The peak becomes what is resident now; False where it cannot, so that `peak` may be of earlier work."""
+    """The peak becomes what is resident now; False where the system cannot, or may not, forget an earlier one."""
     try:
         RESET.write_text(PEAK_IS_NOW)
     except OSError:

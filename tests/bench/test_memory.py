@@ -41,7 +41,9 @@ def test_a_peak_that_may_be_an_earlier_one_is_not_told(
 ) -> None:
     refusing = tmp_path / "folder"
     refusing.mkdir()  # cannot be written, whoever tries
-    monkeypatch.setattr("bench.memory.RESET", refusing if kind == "not allowed" else tmp_path / "no" / "clear_refs")
+    monkeypatch.setattr(
+        "apt_edge.runtime.memory.RESET", refusing if kind == "not allowed" else tmp_path / "no" / "clear_refs"
+    )
     description = {"session": "onnxruntime-cpu", "threads": 1, "batch": 1, "model": str(exported / "apt")}
     assert _measured(description) == {"rss_mb": None, "activation_mb": None, "gpu_mb": None}
     module = {"session": "pytorch-eager", "threads": 1, "batch": 1}
