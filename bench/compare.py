@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from apt_edge.errors import ConfigError, GateError, run_tool
-from apt_edge.runtime.statistics import Ratio, paired_ratio
+from apt_edge.runtime.statistics import Ratio, paired_ratio, verdict
 from apt_edge.tables import MISSING, Column, Row, markdown_table, number
 from bench.numbers import NOT_PAIRED
 from bench.rows import ROWS, read_rows
@@ -31,7 +31,7 @@ POWER_MODE = "nvpmodel -q"
 
 
 def hardware(row: Mapping[str, Any]) -> dict[str, Any]:
-    """What must be equal for two rows to be compared: the machine, its power mode, threads, and precision."""
+    """What must be equal for two rows to be compared: the machine, its power mode, threads, clock, and precision."""
     facts = row["environment"]
     return {
         "device": row["device"],
@@ -39,6 +39,7 @@ def hardware(row: Mapping[str, Any]) -> dict[str, Any]:
         "gpus": [gpu.get("name") for gpu in facts["gpus"]],
         "power mode": facts["commands"].get(POWER_MODE),
         "threads": facts["threads"],
+        "clock": row["clock"],
         "precision": row["precision"],
     }
 
@@ -61,12 +62,10 @@ def ratio_of_ratios(a: Ratio, b: Ratio) -> Ratio:
 
 
 def judge(ratio: Ratio, limit: float) -> str:
-    """`slower` or `faster` when the interval leaves out 1; `no difference` when it lies within the limit of 1."""
-    if ratio.low > 1:
-        return "slower"
-    if ratio.high < 1:
-        return "faster"
-    return "no difference" if 1 / (1 + limit) <= ratio.low and ratio.high <= 1 + limit else CANNOT_TELL
+    """`verdict`, but `cannot tell` instead of `no difference` when the interval leaves the limit around 1."""
+    within = 1 / (1 + limit) <= ratio.low and ratio.high <= 1 + limit
+    named = verdict(ratio)
+    return CANNOT_TELL if named == "no difference" and not within else named
 
 
 def compare(a: Sequence[Row], b: Sequence[Row], limit: float = LIMIT, across_machines: bool = False) -> list[Row]:
@@ -138,8 +137,14 @@ def _to_baseline(row: Row, rows: Sequence[Row]) -> Ratio:
     return paired_ratio(np.array(row["times_ms"]), np.array(base["times_ms"]))
 
 
-def check_slower(rows: Sequence[Row], limit: float) -> None:
-    """Raises GateError when a contender is certainly slower than the limit; warns on stderr when it may be."""
+def check_slower(rows: Sequence[Row], limit: float, missing: Sequence[str] = ()) -> None:
+    """Raises GateError when a contender is certainly slower than the limit; warns on stderr when it may be.
+
+    Args:
+        rows: of `compare`.
+        limit: fraction by which a difference matters.
+        missing: contenders of the run before that the run after does not have: they fail as well.
+    """
     texts = {
         word: [f"{row['contender']} ({row['session']}): {_change(row)}" for row in rows if row["beyond_limit"] == word]
         for word in ("yes", "perhaps")
@@ -154,12 +159,28 @@ def check_slower(rows: Sequence[Row], limit: float) -> None:
             found="; ".join(texts["yes"]),
             fix="look at what changed in between; repeat both runs on a quiet machine to be sure",
         )
+    if missing:
+        raise GateError(
+            "contenders of the run before are not in the run after",
+            found=", ".join(missing),
+            fix="measure the same suite before and after; what is not measured may be slower",
+        )
     if all(row["beyond_limit"] is None for row in rows):
         raise ConfigError(
             "nothing can be compared",
             found="; ".join(f"{row['contender']}: {row['why']}" for row in rows),
             fix="measure the contenders and a baseline in one bench.run, before and after",
         )
+
+
+def only_in(a: Sequence[Row], b: Sequence[Row]) -> list[str]:
+    """What `a` has and `b` has not."""
+    there = {tuple(row[key] for key in KEY) for row in b}
+    return [_name(row) for row in a if tuple(row[key] for key in KEY) not in there]
+
+
+def _name(row: Mapping[str, Any]) -> str:
+    return f"{row['contender']} ({row['session']}, batch {row['batch']})"
 
 
 def _change(row: Mapping[str, Any]) -> str:
@@ -203,7 +224,8 @@ def main() -> None:
     parser.add_argument("before", type=Path, help=f"run directory with {ROWS}")
     parser.add_argument("after", type=Path, help="run directory of the same suite")
     parser.add_argument("--fail-if-slower", type=percent, metavar="PERCENT",
-                        help="exit with 4 when a contender is certainly slower by more than this, as 3%%")  # fmt: skip
+                        help="exit with 4 when a contender is certainly slower by more than this (as 3%%), or is "
+                             "missing after")  # fmt: skip
     parser.add_argument("--across-machines", action="store_true", help="compare although the machines differ")
     parser.add_argument("--json", action="store_true", help="print the comparison as JSON")
     args = parser.parse_args()
@@ -213,10 +235,11 @@ def main() -> None:
     print(json.dumps(rows, indent=2) if args.json else markdown_table(rows, COLUMNS))
     for text in dict.fromkeys(text for row in rows for text in row["hardware"]):
         print(f"the machines differ in {text}", file=sys.stderr)
-    if alone := {str(row["contender"]) for row in a} ^ {str(row["contender"]) for row in b}:
-        print(f"only in one of the two: {', '.join(sorted(alone))}", file=sys.stderr)
+    missing, added = only_in(a, b), only_in(b, a)
+    if missing or added:
+        print(f"only in one of the two: {', '.join([*missing, *added])}", file=sys.stderr)
     if args.fail_if_slower:
-        check_slower(rows, limit)
+        check_slower(rows, limit, missing)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ import pytest
 from apt_edge.errors import ConfigError, GateError
 from apt_edge.files import write_json
 from apt_edge.runtime.statistics import Ratio
-from bench.compare import check_slower, compare, judge, percent, ratio_of_ratios
+from bench.compare import check_slower, compare, judge, only_in, percent, ratio_of_ratios
 from bench.rows import check_rows
 from tests.bench.measured import ENVIRONMENT, measured
 
@@ -87,8 +87,11 @@ def test_intervals_of_independent_runs_are_joined() -> None:
 @pytest.mark.parametrize(
     ("low", "high", "verdict"),
     [
-        (1.001, 1.2, "slower"),
-        (0.8, 0.999, "faster"),
+        (1.006, 1.2, "slower"),
+        (0.8, 0.994, "faster"),
+        (1.001, 1.02, "no difference"),  # equal sessions differ by as much
+        (1.001, 1.2, "cannot tell"),
+        (0.98, 0.999, "no difference"),
         (0.98, 1.02, "no difference"),
         (0.98, 1.05, "cannot tell"),
         (0.9, 1.01, "cannot tell"),
@@ -109,6 +112,8 @@ def test_other_machines_are_refused_unless_allowed() -> None:
         compare(before, after)
     rows = compare(before, after, across_machines=True)
     assert rows[1]["hardware"] == ["cpu: Some CPU, Other", "threads: 1, 2", "precision: float32, float16"]
+    with pytest.raises(ConfigError, match="clock: host, cuda events"):
+        compare(before, [row | {"clock": "cuda events"} for row in before])
     modes = [ENVIRONMENT | {"commands": {"nvpmodel -q": f"NV Power Mode: {mode}"}} for mode in ("MAXN", "15W")]
     with pytest.raises(ConfigError, match="power mode: NV Power Mode: MAXN, NV Power Mode: 15W"):
         compare(
@@ -139,6 +144,17 @@ def test_the_gate_fails_beyond_the_limit_and_warns_across_it(capsys: pytest.Capt
     assert "perhaps more than 5.0% slower" in capsys.readouterr().err
 
 
+def test_a_contender_that_is_missing_after_fails_the_gate() -> None:
+    before = run(0)
+    after = before[:2]
+    missing = only_in(before, after)
+    assert (missing, only_in(after, before)) == (["VPT (onnxruntime-cpu, batch 1)"], [])
+    with pytest.raises(GateError, match=r"not in the run after\n.*VPT \(onnxruntime-cpu, batch 1\)"):
+        check_slower(compare(before, after), 0.03, missing)
+    other = [*after, before[2] | {"session": "openvino-float32"}]  # of that name, in another session
+    assert only_in(before, other) == missing
+
+
 @pytest.mark.parametrize(("text", "value"), [("3%", 0.03), ("0.03", 0.03), ("2.5%", 0.025)])
 def test_limits(text: str, value: float) -> None:
     assert percent(text) == pytest.approx(value)
@@ -165,5 +181,9 @@ def test_program(tmp_path: Path) -> None:
     assert "slower than before by more than 3.0%" in slower.stderr
     assert [row["verdict"] for row in json.loads(slower.stdout)][2] == "slower"
     assert done(str(tmp_path / "b")).returncode == 0
+    write_json(tmp_path / "less" / "rows.json", run(0)[:2])
+    less = done(str(tmp_path / "less"), "--fail-if-slower", "3%")
+    assert (less.returncode, "VPT (onnxruntime-cpu, batch 1)" in less.stderr) == (4, True)
+    assert done(str(tmp_path / "less")).returncode == 0
     missing = done(str(tmp_path / "c"))
     assert (missing.returncode, "Traceback" in missing.stderr) == (1, False)
