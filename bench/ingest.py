@@ -23,7 +23,12 @@ from bench.numbers import NOT_PAIRED
 from bench.rows import BENCH_COLUMNS, ROWS, check_rows, read_rows
 from bench.sent import BUNDLE, SUITE, SentBundle, SentRows, bundle_rows, read_sent
 
-COLUMNS = {"device": lambda row: str(row["device"]), "suite": lambda row: str(row["suite"]), **BENCH_COLUMNS}
+COLUMNS = {
+    "device": lambda row: str(row["device"]),
+    "suite": lambda row: str(row["suite"]),
+    "clock": lambda row: str(row["clock"]),
+    **BENCH_COLUMNS,
+}
 
 
 def ingest(

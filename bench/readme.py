@@ -11,7 +11,6 @@ import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 from apt_edge.errors import ConfigError, GateError, run_tool
 from apt_edge.files import atomic
@@ -34,8 +33,9 @@ def table_of(path: Path) -> str:
     rows = read_list(path)
     if _have(rows, "session", "times_ms"):
         rows = labelled(read_rows(path))
-        several: dict[str, Column] = {"suite": _suite} if len({row["suite"] for row in rows}) > 1 else {}
-        return markdown_table(rows, several | SHORT_COLUMNS)
+        several = [key for key in ("suite", "clock") if len({row[key] for row in rows}) > 1]
+        first: dict[str, Column] = {key: _plainly(key) for key in several}
+        return markdown_table(rows, first | SHORT_COLUMNS)
     if _have(rows, "against", "times_ms"):
         return steps.tables(rows)
     if _have(rows, "target"):
@@ -43,8 +43,8 @@ def table_of(path: Path) -> str:
     raise ConfigError(f"{path} has rows of an unknown form", fix="commit what bench.run, steps, matrix or ingest wrote")
 
 
-def _suite(row: Mapping[str, Any]) -> str:
-    return str(row["suite"])
+def _plainly(key: str) -> Column:
+    return lambda row: str(row[key])
 
 
 def _have(rows: Sequence[Row], *keys: str) -> bool:

@@ -87,6 +87,16 @@ def test_batches_and_suites_of_one_file_can_be_told_apart(root: Path) -> None:
     assert len(set(lines)) == 10
 
 
+def test_two_clocks_in_one_table_are_told_apart(root: Path) -> None:
+    path = root / "bench/results/prompts/rows.json"
+    assert "clock" not in readme.table_of(path)
+    rows = [*prompt_rows(), *prompt_rows(suite="gpu", clock="cuda events")]
+    write_json(path, rows)
+    lines = readme.table_of(path).splitlines()
+    assert [cell.strip() for cell in lines[0].split("|")[1:3]] == ["suite", "clock"]
+    assert sum("| cuda events |" in line for line in lines) == 7
+
+
 @pytest.mark.parametrize("name", ["steps-nano", "export-matrix"])
 def test_other_forms_have_their_own_tables(root: Path, name: str) -> None:
     shutil.copytree(RESULTS / name, root / "bench/results" / name)
