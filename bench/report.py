@@ -76,6 +76,7 @@ class Report:
 def _markdown(section: Section) -> Iterator[str]:
     yield f"## {section.suite}: {section.title}"
     yield "\n".join([section.claims[0], "", *(f"* {claim}" for claim in section.claims[1:])]).rstrip()
+    yield from (f"Warning. {text}" for text in section.warnings)
     for table in section.tables:
         yield f"### {table.title}"
         yield markdown_table(table.rows, table.short or table.columns)

@@ -8,7 +8,7 @@ from apt_edge.tables import Row
 from bench.numbers import NOT_PAIRED, interval
 from bench.page.columns import label
 from bench.page.rivals import against_picks, is_pick
-from bench.page.series import Series, at_least_batch
+from bench.page.series import Series, at_least_batch, in_turns
 
 RUNTIMES = {
     "onnxruntime": "ONNX Runtime",
@@ -54,7 +54,10 @@ def _circumstances(rows: Sequence[Row]) -> str:
     batches = sorted({row["batch"] for row in rows})
     clips = "one clip" if batches == [1] else f"{', '.join(map(str, batches))} clips"
     names = len({row["contender"] for row in rows})
-    text = f"{where}: {names} contenders, {first['rounds']} interleaved rounds in one process, {clips} a run."
+    how = f"{first['rounds']} interleaved rounds in one process"
+    if not in_turns(rows):
+        how = "each measured alone, so that no ratio has an interval and no winner is named"
+    text = f"{where}: {names} contender{'s' * (names != 1)}, {how}, {clips} a run."
     if first["baseline"] is not None:
         base = _baseline(rows)
         text += f" Ratios refer to {first['baseline']}" + (

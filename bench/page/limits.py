@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from apt_edge.runtime.statistics import RESOLUTION
 from apt_edge.tables import Row
+from bench.numbers import NOT_PAIRED
 from bench.page.claims import runtimes
 
 
@@ -15,15 +17,27 @@ def limits(rows: Sequence[Row], has_summary: bool = False) -> list[str]:
     return [
         f"These are latencies of {runtimes(rows)} on {' and '.join(devices)}. They say nothing about another device: "
         "measure there.",
-        "The intervals cover the noise between the rounds of one run, not other days and machines, and up to 5 % of "
-        "comparisons between equals are expected to name a winner.",
+        "The intervals cover the noise between the rounds of one run; up to 5 % of them miss. They cover neither other "
+        "days and machines nor where the memory of a session happens to lie, by which equal sessions differ for as long "
+        f"as they live (bench.aa): within {RESOLUTION:.1%} no winner is named.",
         "A latency is one batch through the model; reading, decoding and preprocessing of the video are in it only "
         "where stages are shown.",
         "GMACs count products and LayerNorm; softmax, GELU and memory traffic cost time and no GMACs.",
+        *_alone(rows),
         *_load(rows),
         *_precision(rows),
         *_accuracy(rows, has_summary),
     ]
+
+
+def _alone(rows: Sequence[Row]) -> Iterable[str]:
+    if any(row["verdict"] == NOT_PAIRED for row in rows):
+        yield (
+            "A ratio without an interval compares medians of runs that were made one after the other: what the machine "
+            "did in between is in it."
+        )
+    if any(row["session"].startswith("tensorrt") for row in rows):
+        yield "Engines are measured by trtexec on the device, one after the other: between them no winner is named."
 
 
 def _load(rows: Sequence[Row]) -> Iterable[str]:
@@ -44,7 +58,10 @@ def _precision(rows: Sequence[Row]) -> Iterable[str]:
             "nothing about accuracy, and little about what low precision does to trained weights."
         )
     if any(row["session"].startswith("pytorch-cuda") for row in rows):
-        yield "PyTorch on a GPU is not TensorRT: how fast an engine is there, only an engine says."
+        yield (
+            "PyTorch on a GPU is not TensorRT: how fast an engine is there, only an engine says. trtexec measures "
+            "engines on their device, one after the other; none took turns with these contenders."
+        )
 
 
 def _accuracy(rows: Sequence[Row], has_summary: bool) -> Iterable[str]:

@@ -11,6 +11,8 @@ import numpy as np
 
 from apt_edge.runtime.statistics import median_of_blocks
 from apt_edge.tables import Column, Row
+from bench.numbers import NOT_PAIRED
+from bench.sent import BUNDLE
 
 LEAST_POINTS = 3
 Key = tuple[str, str, str, str, int]  # axis, name, session, mode, batch; batch 0 on the axis of batches
@@ -56,8 +58,19 @@ class Series:
         return float(np.max(np.abs(self.intercept + self.slope * np.asarray(self.values) - medians) / medians))
 
 
+def in_turns(rows: Sequence[Row]) -> bool:
+    """Whether the rows of a suite were measured round by round in one process, so that rounds can be compared."""
+    bundles = any((row.get("source") or {}).get("form") == BUNDLE for row in rows)
+    return not bundles and all(row["verdict"] != NOT_PAIRED and row["mode"] != "mlperf" for row in rows)
+
+
 def find_series(rows: Sequence[Row]) -> list[Series]:
-    """All series of one suite: sweeps, a contender at several batches, contenders named by their prompts."""
+    """All series of one suite: sweeps, a contender at several batches, contenders named by their prompts.
+
+    None of a suite that was not measured in turns: without rounds a slope has no interval.
+    """
+    if not in_turns(rows):
+        return []
     groups: dict[Key, dict[float, Row]] = {}
     for row in rows:
         for axis, value, name in _places(row):
@@ -87,8 +100,6 @@ def at_least_batch(series: Sequence[Series]) -> list[Series]:
 
 def _places(row: Row) -> Iterator[tuple[str, float, str]]:
     """Axis, value and series of a row: as it says itself, or by its prompts and its batch."""
-    if row["mode"] == "mlperf":  # not measured in turns
-        return
     if point := row["point"]:
         yield point["axis"], point["value"], point["series"]
         return

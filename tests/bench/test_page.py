@@ -14,6 +14,7 @@ from bench.page.limits import limits
 from bench.page.prompts import cost_rows, prompt_costs
 from bench.page.rivals import against_picks
 from bench.page.series import find_series, slope_row
+from bench.sent import BUNDLE
 from tests.bench.rows_example import EQUAL, prompt_rows, suite_rows
 
 
@@ -78,6 +79,32 @@ def test_batches_of_a_contender_are_a_series() -> None:
     assert line.predicted_ms[2] == pytest.approx(4 * line.predicted_ms[0])
     assert find_series([row | {"mode": "mlperf"} for row in rows]) == []
     assert find_series(rows[:2]) == []
+
+
+def alone(rows: list[Row]) -> list[Row]:
+    """The same as rows of bundles: each is the baseline of its batch, or not paired with it."""
+    for row in rows:
+        row["source"] = {"form": BUNDLE, "file": "results.json", "sha256": "ab", "created": "2026-01-01"}
+        if row["verdict"] != "baseline":
+            row |= {"latency_ratio_low": None, "latency_ratio_high": None, "verdict": "not paired"}
+    return rows
+
+
+def test_rows_that_were_never_interleaved_have_no_slopes_and_are_not_called_so() -> None:
+    for rows in (prompt_rows(), prompt_rows(mode="mlperf"), sweep(2.0)):
+        assert find_series(rows) or rows[0]["mode"] == "mlperf"
+        assert find_series(alone(rows)) == []
+    text = " ".join(claims(alone(prompt_rows()), []))
+    assert "interleaved" not in text
+    assert "7 contenders, each measured alone, so that no ratio has an interval and no winner is named" in text
+    batches = [
+        row
+        for batch in (1, 4, 8)
+        for row in suite_rows({"contender": "none", "ms": batch}, batch=batch, mode="offline")
+    ]
+    assert find_series(batches)
+    assert find_series(alone(batches)) == []  # three baselines, measured on three days
+    assert "1 contender, each measured alone" in claims(batches, [])[0]
 
 
 def test_contenders_named_by_their_prompts_are_series_from_the_model_without() -> None:
@@ -206,6 +233,11 @@ def test_limits_follow_the_rows() -> None:
     assert "random weights" not in quiet
     rows = suite_rows({"contender": "a", "ms": 1, "accuracy": 0.5}, session="openvino-bfloat16")
     text = " ".join(limits(rows, has_summary=True))
+    assert "where the memory of a session happens to lie" in text
+    assert "within 0.5% no winner is named" in text
+    engines = " ".join(limits(alone(prompt_rows(session="tensorrt"))))
+    assert "measured by trtexec on the device, one after the other" in engines
+    assert "A ratio without an interval" in engines
     for part in ("bfloat16 has 8", "random weights", "one training seed", "not a measured one"):
         assert part in text
 

@@ -80,10 +80,11 @@ def test_the_page_holds_everything_and_fetches_nothing(page_of) -> None:
         assert text in page.words
 
 
-def test_sections_appear_with_their_rows(page_of) -> None:
+def test_sections_appear_with_their_rows(page_of, tmp_path: Path) -> None:
     plain = page_of(pair())
     extra = {"memory": MEMORY, "stages": STAGES, "energy": {"joules_per_clip": 1.5, "source": "rapl"}, "accuracy": 0.7}
     full = page_of(pair(**extra, warnings=["the runtime complained"]))
+    assert "Warning. APT: the runtime complained" in make_report([tmp_path]).markdown()
     for title in ("Stages of one run", "Memory", "Energy", "Accuracy against latency", "the runtime complained"):
         assert title not in plain.words
         assert title in full.words
