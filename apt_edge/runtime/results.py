@@ -85,7 +85,7 @@ def measure(model: ModelDir, seconds: float = 30, threads: int | None = None) ->
     name, frames_TSSC = session_name(model), golden(model)[0][0]
     with suppress(ImportError):  # its libraries are not the model's memory; open_session says when it is not installed
         import_module(name.partition("-")[0])
-    before = memory.resident() if memory.reset_peak() else None
+    before = memory.peak() if memory.reset_peak() else None  # what is resident now
     session = open_session(model, threads)
     feeds = model.feeds(session.inputs, frames_TSSC)
 

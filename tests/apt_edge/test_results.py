@@ -51,7 +51,7 @@ def test_a_measurement_tells_its_energy_and_its_memory(model: ModelDir, monkeypa
     assert asked == [False]
     assert row["energy"] == {"joules_per_clip": 2.0, "source": "rapl"}
     assert row["memory"] == UNKNOWN | {"rss_mb": row["memory"]["rss_mb"]}
-    assert 0 < row["memory"]["rss_mb"] < 100  # a session of a graph of a few hundred bytes
+    assert 0 <= row["memory"]["rss_mb"] < 100  # what earlier tests gave back to this process costs nothing
 
 
 def test_what_is_not_metered_is_null(model: ModelDir, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
