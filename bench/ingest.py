@@ -1,27 +1,29 @@
 """What devices sent back -> rows: `python -m bench.ingest results.json ... --out DIR`.
 
 Reads the `results.json` of a bundle and of the GPU suite (`bench.sent`), and adds their rows to those that an earlier
-call left in DIR. Bundles were measured one after the other, perhaps on different days: between them there is no
-interval and no winner, only the ratio of medians to a model without prompts of the same device and setting.
+call left in DIR. A file of the GPU suite is kept there as well, for what it tells beside latencies. Bundles were
+measured one after the other, perhaps on different days: between them there is no interval and no winner, only the ratio
+of medians to a model without prompts of the same device and setting.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 
 from apt_edge.errors import ConfigError, GateError, run_tool
-from apt_edge.files import sha256, write_json
+from apt_edge.files import atomic, sha256, write_json
 from apt_edge.runtime.model_dir import ONNX
 from apt_edge.tables import Row, markdown_table
 from bench.compare import differences
 from bench.graph import graph_macs
 from bench.numbers import NOT_PAIRED
 from bench.rows import BENCH_COLUMNS, ROWS, check_rows, read_rows
-from bench.sent import BUNDLE, SUITE, SentBundle, SentRows, bundle_rows, read_sent
+from bench.sent import BUNDLE, KEPT, SUITE, SentBundle, SentRows, bundle_rows, read_sent
 
 COLUMNS = {
     "device": lambda row: str(row["device"]),
@@ -38,7 +40,7 @@ def ingest(
 
     Args:
         files: what devices sent.
-        out: directory of `rows.json`.
+        out: directory of `rows.json`; files of the GPU suite are copied into it (`KEPT`).
         models: exported directories; they tell the GMACs of the bundles that were made of them.
         with_failures: take rows of models whose proofs failed, too; their `warnings` say so.
 
@@ -52,7 +54,8 @@ def ingest(
     gmacs = {sha256(path / ONNX): graph_macs(path / ONNX) / 1e9 for path in models}
     rows = _taken(out / ROWS)
     seen = {row["source"]["sha256"]: f"{row['source']['file']} in {out / ROWS}" for row in rows}
-    missing = []
+    missing: list[str] = []
+    kept: dict[str, Path] = {}
     for path in files:
         digest = _digest(path)
         if digest in seen:
@@ -63,6 +66,8 @@ def ingest(
         missing += [f"{path}: {step.step}: {step.what}" for step in sent.failed]
         form = BUNDLE if isinstance(sent, SentBundle) else SUITE
         source = {"form": form, "file": path.name, "sha256": digest, "created": sent.created}
+        if form == SUITE:
+            kept[KEPT.format(digest[:8])] = path
         new = list(bundle_rows(path, sent, gmacs)) if isinstance(sent, SentBundle) else sent.checked(path)
         words = [f"{step.step}: {step.what}" for step in sent.failed]
         marked = [row | {"source": source, "warnings": [*row.get("warnings", []), *words]} for row in new]
@@ -70,6 +75,9 @@ def ingest(
     rows = _related(rows)
     check_rows(rows, ", ".join(map(str, files)))
     write_json(out / ROWS, rows)
+    for name, path in kept.items():
+        with atomic(out / name) as temporary:
+            shutil.copyfile(path, temporary)
     return rows, missing
 
 

@@ -17,12 +17,12 @@ import jinja2
 from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import atomic
 from apt_edge.tables import Row, cells, markdown_table
-from bench.gpu.suite import RESULTS, SCHEMA
 from bench.gpu.suite import tables as gpu_tables
 from bench.page.limits import environments, limits
 from bench.page.predictions import PREDICTED, Prediction, make_prediction
 from bench.page.sections import Section, make_section
 from bench.rows import ROWS, SUMMARY, check_rows, read_list
+from bench.sent import KEPT, SEND_AGAIN, SentRows, read_sent
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
 PAGE, RUNS = "report.html", Path("runs/bench")
@@ -137,11 +137,20 @@ def _suites(rows: Sequence[Row]) -> Iterator[list[Row]]:
 
 def _others(folder: Path, tables: bool) -> Iterator[tuple[str, str]]:
     """What the GPU suite measured beside latencies and, where asked, the tables that other programs wrote."""
-    if (path := folder / RESULTS).is_file() and (found := json.loads(_text(path))).get("schema") == SCHEMA:
-        device = found["rows"][0]["device"] if found["rows"] else "a GPU"
-        yield f"{folder.name}: PyTorch on {device}, beside latencies", gpu_tables({**found, "rows": []})
+    for path in sorted(folder.glob(KEPT.format("*"))):
+        sent = read_sent(path)
+        if isinstance(sent, SentRows) and (sent.parity or sent.steps or sent.switch):
+            title = f"{folder.name}: PyTorch on {sent.rows[0]['device']}, beside latencies, {sent.created}"
+            yield title, _beside(path, sent)
     for path in sorted(folder.glob("*.md")) if tables else []:
         yield f"{folder.name}/{path.name}", _text(path)
+
+
+def _beside(path: Path, sent: SentRows) -> str:
+    try:
+        return gpu_tables({**sent.model_dump(), "rows": []})
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"{path} is damaged", found=repr(error), fix=SEND_AGAIN) from None
 
 
 def _text(path: Path) -> str:

@@ -17,15 +17,17 @@ from pydantic import Field, ValidationError
 from apt_edge.errors import ConfigError
 from apt_edge.runtime import results as bundle
 from apt_edge.runtime.machine import device_name
-from apt_edge.runtime.statistics import summarise, trend
+from apt_edge.runtime.statistics import summarise
 from apt_edge.tables import Row
-from bench.form import Count, Form, Machine, Ms, Name
+from bench import numbers
+from bench.form import Count, Energy, Form, Machine, Memory, Ms, Name
 from bench.rows import check_rows
 
 BUNDLE, SUITE = bundle.SCHEMA, "apt-edge rows"
 VERSIONS = {BUNDLE: bundle.VERSION, SUITE: 1}
 # Names of a bundle's times -> what the suite's name says of them; a session's need no word.
 TIMES = {"compute": ", kernels alone", "with_transfers": ", with transfers", "inference": ""}
+KEPT = "results-{}.json"  # a file of the GPU suite beside the rows that were taken from it, by its sha256
 DIGITS_MS = 1e-4  # of times on disk
 SEND_AGAIN = "send the file again as the device wrote it; nothing in it is edited by hand"
 
@@ -46,9 +48,12 @@ class Sent(Form):
 
 
 class SentRows(Sent):
-    """`results.json` of the GPU suite."""
+    """`results.json` of the GPU suite: rows, and what it measured beside latencies."""
 
     rows: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    parity: list[dict[str, Any]]
+    steps: list[dict[str, Any]]
+    switch: list[dict[str, Any]]
 
     def checked(self, path: Path) -> list[Row]:
         """Its rows; raises ConfigError when they cannot be trusted."""
@@ -64,7 +69,7 @@ class Ran(Form):
 
 
 class Timed(Form):
-    """One entry of a bundle's `times`."""
+    """One entry of a bundle's `times`; files of before energy and memory were known lack those."""
 
     median: Ms
     p99: Ms
@@ -73,6 +78,8 @@ class Timed(Form):
     batch: Annotated[int, Field(ge=1)]
     warnings: list[str]
     session: Ran
+    energy: Energy | None = None
+    memory: Memory | None = None
     times_ms: Annotated[list[Ms], Field(min_length=1)]
 
 
@@ -152,7 +159,6 @@ def bundle_rows(path: Path, sent: SentBundle, gmacs: Mapping[str, float]) -> Ite
         times = np.array(timed.times_ms)
         _check_statistics(path, name, timed, times)
         session, where = _session(sent, timed)
-        statistics, change = summarise(times), trend(times)
         engine = session.startswith("tensorrt")
         yield {
             "kind": "measured",
@@ -165,17 +171,14 @@ def bundle_rows(path: Path, sent: SentBundle, gmacs: Mapping[str, float]) -> Ite
             "mode": "single-stream" if timed.batch == 1 else "offline",
             "batch": timed.batch,
             **facts,
-            **{f"latency_ms_{key}": statistics[key] for key in ("median", "p90", "p95", "p99", "max", "mean")},
-            "latency_ms_per_clip": statistics["median"] / timed.batch,
-            "latency_cv": statistics["cv"],
-            "latency_trend": change.change if change else None,
-            "rounds": len(times),
+            **numbers.timed(times, timed.batch),
             "gmacs": gmacs.get(sent.model.onnx_sha256),
-            **dict.fromkeys(("accuracy", "agreement", "memory", "energy", "stages", "point")),
+            **dict.fromkeys(("accuracy", "agreement", "stages", "point")),
+            "memory": timed.memory and timed.memory.model_dump(),
+            "energy": timed.energy and timed.energy.model_dump(),
             "clips": "random pixels of trtexec" if engine else "the bundle's first golden clip",
             "environment": where,
-            "times_ms": timed.times_ms,
-            "warnings": timed.warnings,
+            "warnings": [*timed.warnings, *numbers.drifted(times)],
             "parity": sent.parity,
         }
 

@@ -18,8 +18,8 @@ def limits(rows: Sequence[Row], has_summary: bool = False) -> list[str]:
         f"These are latencies of {runtimes(rows)} on {' and '.join(devices)}. They say nothing about another device: "
         "measure there.",
         "The intervals cover the noise between the rounds of one run; up to 5 % of them miss. They cover neither other "
-        "days and machines nor where the memory of a session happens to lie, by which equal sessions differ for as long "
-        f"as they live (bench.aa): within {RESOLUTION:.1%} no winner is named.",
+        "days and machines nor where the memory of a session happens to lie, by which equal sessions differ for as "
+        f"long as they live (bench.aa): within {RESOLUTION:.1%} no winner is named.",
         "A latency is one batch through the model; reading, decoding and preprocessing of the video are in it only "
         "where stages are shown.",
         "GMACs count products and LayerNorm; softmax, GELU and memory traffic cost time and no GMACs.",

@@ -20,10 +20,12 @@ from apt_edge.runtime.results import collect, measure
 from apt_edge.runtime.selftest import session_selftest
 from bench.graph import graph_macs
 from bench.ingest import ingest
+from bench.report import make_report
 from bench.rows import check_rows, read_rows
 from bench.sent import SUITE, VERSIONS
 from export.to_bundle import to_bundle
 from tests.bench.measured import ENVIRONMENT, measured, noisy
+from tests.bench.rows_example import EQUAL
 from tests.export.bundle.conftest import run_script, wheel  # noqa: F401 - fixtures
 from tests.export.bundle.models import make_model
 from tests.export.trtexec import fake
@@ -81,7 +83,28 @@ def test_bundles_become_rows_against_the_one_without_prompts(
     assert apt["gmacs_ratio"] == apt["gmacs"] / linear["gmacs"] > 1
     assert apt["parity"]["passed"]
     assert apt["source"]["sha256"] == sha256(sent["apt"])
-    assert (apt["energy"], apt["memory"], apt["agreement"]) == (None, None, None)
+    assert apt["memory"] == json.loads(sent["apt"].read_text())["times"]["inference"]["memory"]
+    assert apt["memory"].keys() == {"rss_mb", "activation_mb", "gpu_mb"}
+    assert (apt["agreement"], apt["clock"], apt["built"]) == (None, "host", "apt-edge")
+
+
+def test_what_a_device_metered_reaches_the_row(sent: dict[str, Path], tmp_path: Path) -> None:
+    energy, memory = {"joules_per_clip": 0.5, "source": "tegrastats"}, {"activation_mb": 15.8, "gpu_mb": None}
+
+    def put(data: dict[str, Any]) -> None:
+        data["times"]["inference"] |= {"energy": energy, "memory": memory | {"rss_mb": None}}
+
+    def drop(data: dict[str, Any]) -> None:  # as files of earlier bundles
+        data["times"]["inference"].pop("energy")
+        data["times"]["inference"].pop("memory")
+
+    (row,), _ = ingest([changed(sent["apt"], tmp_path / "metered.json", put)], tmp_path / "out")
+    assert (row["energy"], row["memory"]) == (energy, memory | {"rss_mb": None})
+    (row,), _ = ingest([changed(sent["apt"], tmp_path / "old.json", drop)], tmp_path / "old")
+    assert (row["energy"], row["memory"]) == (None, None)
+    wrong = changed(sent["apt"], tmp_path / "wrong.json", lambda data: (put(data), energy.pop("source")))
+    with pytest.raises(ConfigError, match=r"times\.inference\.energy\.source: Field required"):
+        ingest([wrong], tmp_path / "wrong")
 
 
 def test_files_are_added_to_earlier_ones(sent: dict[str, Path], tmp_path: Path) -> None:
@@ -152,7 +175,7 @@ def test_failed_proofs_are_refused_or_marked(sent: dict[str, Path], tmp_path: Pa
     with pytest.raises(GateError, match=r"proofs that failed.*\n.*selftest: logits are not finite"):
         ingest([failed], tmp_path / "out")
     rows, told = ingest([failed], tmp_path / "out", with_failures=True)
-    assert rows[0]["warnings"] == ["selftest: logits are not finite"]
+    assert rows[0]["warnings"][-1] == "selftest: logits are not finite"
     assert told == [f"{failed}: selftest: logits are not finite"]
     unproved = changed(sent["apt"], tmp_path / "unproved.json", lambda data: data.update(parity=None))
     with pytest.raises(GateError, match="nothing says that the logits are right"):
@@ -171,6 +194,9 @@ def suite(path: Path, seed: int, **changes: Any) -> Path:
         "version": VERSIONS[SUITE],
         "created": "2026-01-01T00:00:00+00:00",
         "rows": rows,
+        "parity": [{"size": "vit-small", "contender": "APT-100", "precision": "float16", "prompts": "tuned", **EQUAL}],
+        "steps": [],
+        "switch": [],
         "failed": [],
     }
     path.write_text(json.dumps(data | changes))
@@ -190,6 +216,9 @@ def test_rows_of_the_gpu_suite_stay_paired(sent: dict[str, Path], tmp_path: Path
     assert [row["suite"] for row in rows] == ["gpu-vit-small"] * 2 + ["gpu-vit-small #2"] * 2 + ["onnxruntime-cpu tiny"]
     assert [row["verdict"] for row in rows] == ["baseline", "slower"] * 2 + ["baseline"]
     assert rows[3]["baseline"] == "no prompts"
+    kept = sorted((tmp_path / "out").glob("results-*.json"))
+    assert [path.read_bytes() for path in kept] == [p.read_bytes() for p in sorted((first, second), key=sha256)]
+    assert [path.stem[8:] for path in kept] == sorted(sha256(path)[:8] for path in (first, second))
     forged = json.loads(first.read_text())["rows"]
     forged[1]["latency_ms_median"] = 1.0
     with pytest.raises(ConfigError, match=r"forged\.json holds rows .*\n.*row 1 \(APT-100\): latency_ms_median is 1"):
@@ -199,6 +228,25 @@ def test_rows_of_the_gpu_suite_stay_paired(sent: dict[str, Path], tmp_path: Path
         ingest([suite(tmp_path / "broken.json", 20, failed=[step])], tmp_path / "out")
     skipped, told = ingest([suite(tmp_path / "late.json", 20, failed=[step | {"gate": False}])], tmp_path / "out")
     assert (len(skipped), len(told), skipped[-1]["warnings"]) == (7, 1, ["parity: off by 1"])
+
+
+def test_what_the_gpu_suite_measured_beside_latencies_reaches_the_report(tmp_path: Path) -> None:
+    ingest([suite(tmp_path / "results.json", 0)], tmp_path / "out")
+    (name, text), *others = make_report([tmp_path / "out"]).others
+    assert name == "out: PyTorch on NVIDIA H200, beside latencies, 2026-01-01T00:00:00+00:00"
+    assert text.startswith("parity\n\n| size ")
+    assert "1.0e-06" in text
+    assert others == []
+    (kept,) = (tmp_path / "out").glob("results-*.json")
+    for data, complaint in (
+        ([], "is not what a device sends"),
+        ({"schema": SUITE, "version": 2}, "another version"),
+        ({"schema": SUITE, "version": 1}, "is damaged"),
+        (json.loads(kept.read_text()) | {"parity": [{"size": "vit-small"}]}, r"is damaged\n.*KeyError"),
+    ):
+        write_json(kept, data)
+        with pytest.raises(ConfigError, match=complaint):
+            make_report([tmp_path / "out"])
 
 
 def test_engines_become_two_rows(tmp_path: Path, wheel: Path, run_script: Any) -> None:  # noqa: F811
@@ -217,6 +265,7 @@ def test_engines_become_two_rows(tmp_path: Path, wheel: Path, run_script: Any) -
     assert any("unstable" in text for text in kernels["warnings"])
     assert kernels["model_sha256"] == sidecar["onnx_sha256"]
     assert kernels["precision"] == "float16"
+    assert (kernels["clock"], whole["clock"]) == ("cuda events", "host")
 
 
 def test_program(sent: dict[str, Path], tmp_path: Path) -> None:

@@ -155,20 +155,6 @@ def test_results_of_other_programs_are_shown_as_they_wrote_them(tmp_path: Path) 
     assert "a training step of" in page.words
 
 
-def test_a_gpu_machines_other_results_stand_beside_its_latencies(tmp_path: Path) -> None:
-    gpu = {"session": "pytorch-cuda-graph", "device": "NVIDIA H200", "precision": "float16"}
-    rows = suite_rows({"contender": "none", "ms": 3}, {"contender": "APT-100", "ms": 4}, suite="gpu-vit-small", **gpu)
-    parity = {"size": "vit-small", "contender": "APT-100", "precision": "float16", "prompts": "tuned", **EQUAL}
-    sent = {"schema": "apt-edge rows", "version": 1, "rows": rows, "parity": [parity], "steps": [], "switch": []}
-    write_json(tmp_path / "gpu" / "rows.json", rows)
-    write_json(tmp_path / "gpu" / "results.json", sent)
-    (name, text), *others = make_report([tmp_path]).others
-    assert name == "gpu: PyTorch on NVIDIA H200, beside latencies"
-    assert text.startswith("parity\n\n| size ")
-    assert "1.0e-06" in text
-    assert others == []
-
-
 def test_rows_of_a_real_run_become_a_page(exported: Path, clip_list: Path, tmp_path: Path) -> None:
     contenders = [{"name": name, "model": str(exported / name)} for name in ("linear", "apt", "vpt-tokens")]
     values = {"name": "tiny", "baseline": "linear", "rounds": 10, "warmup": 1, "threads": 1, "stages": True}
