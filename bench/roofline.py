@@ -137,7 +137,7 @@ class Roofline:
         for item in series:
             config = VitConfig(item.width, item.depth, item.heads, 1, item.size, 1, item.patch)
             for batch, ms in zip(item.batch, item.latency_ms, strict=True):
-                facts: Row = {"device": item.device, "model": item.model, "batch": batch}
+                facts: Row = {"device": item.device, "model": item.model, "tokens": config.tokens, "batch": batch}
                 self.points.append({"kind": "back-test", **facts, "published_ms": ms, "source": item.source})
                 took = seconds(groups(config, batch, fused=item.fused), self.device(item.device))
                 logs.append(np.log(took / (ms / 1e3)))
@@ -191,14 +191,21 @@ class Roofline:
         """Back-test of devices with published points of other models, or of devices without any.
 
         Returns:
-            `median` and `worst` |relative error|, `factor` within which nine of ten lie, `points`.
+            `median` and `worst` |relative error|, `factor` within which nine of ten lie, `points`, and `least_tokens`
+            and `most_tokens` of their models.
         """
-        found = [row["without_model" if anchored else "without_device"] for row in self.backtest()]
-        ratios = np.array([ratio for ratio in found if ratio is not None])
+        key = "without_model" if anchored else "without_device"
+        points = [row for row in self.backtest() if row[key] is not None]
+        ratios, tokens = np.array([row[key] for row in points]), [row["tokens"] for row in points]
         relative = np.abs(ratios - 1)
-        factor = float(np.exp(percentile(np.abs(np.log(ratios)), 90)))
-        worst = float(relative.max())
-        return {"median": float(np.median(relative)), "worst": worst, "factor": factor, "points": len(ratios)}
+        return {
+            "median": float(np.median(relative)),
+            "worst": float(relative.max()),
+            "factor": float(np.exp(percentile(np.abs(np.log(ratios)), 90))),
+            "points": len(points),
+            "least_tokens": min(tokens),
+            "most_tokens": max(tokens),
+        }
 
 
 def load_roofline() -> Roofline:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from apt_edge.errors import ConfigError
 from apt_edge.tables import Column, Row
 from bench.figures.predictions import predictions
-from bench.predict import COLUMNS
+from bench.predict import COLUMNS, beyond
 
 PREDICTED = "predicted.json"
 
@@ -31,7 +31,11 @@ def make_prediction(rows: Sequence[Row]) -> Prediction:
             fix="write it with bench.predict --out",
         )  # fmt: skip
     errors = dict.fromkeys(_error(row) for row in rows)
-    note = f"Nobody ran these models there: a roofline fitted on published latencies says it. {' '.join(errors)}"
+    farthest = max(rows, key=lambda row: (row["tokens"], row["video_tokens"]))
+    note = (
+        f"Nobody ran these models there: a roofline fitted on published latencies says it. {' '.join(errors)} "
+        f"{beyond(farthest)}"
+    )
     return Prediction(note, rows, COLUMNS, predictions(rows))
 
 

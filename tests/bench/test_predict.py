@@ -14,8 +14,9 @@ from apt_edge.backbone.vit import SIZES
 from apt_edge.config import load_toml
 from apt_edge.errors import ConfigError
 from apt_edge.methods.cost import LAYER_NORM, backbone_macs
-from bench.flops import make_method
-from bench.predict import METHODS, predict
+from bench.flops import cost_row, make_method
+from bench.page.predictions import make_prediction
+from bench.predict import CLASSES, METHODS, beyond, predict
 from bench.roofline import (
     BANDWIDTH,
     COMPUTE,
@@ -151,6 +152,27 @@ def test_a_prediction_says_what_it_is(roofline: Roofline) -> None:
     assert times[0] < times[1] == times[2] < times[3]  # none, APT, VPT folded, VPT as tokens
 
 
+def test_gmacs_are_those_of_other_tables(roofline: Roofline) -> None:
+    found = {name: predict(roofline, "t4", "vit-base", name, 400, 2)["gmacs"] for name in METHODS}
+    apt, vpt = (cost_row(name, BASE, {"tokens": 400}, CLASSES) for name in ("apt", "vpt-deep"))
+    assert found == {
+        "linear": cost_row("linear", BASE, {}, CLASSES)["gmacs_deployed"],
+        "apt": apt["gmacs_deployed"],
+        "vpt-deep": vpt["gmacs_deployed"],
+        "vpt-deep-tokens": vpt["gmacs_published"],
+    }
+    assert predict(roofline, "t4", "vit-base", "apt", 0, 1)["gmacs"] == found["linear"]
+
+
+def test_what_was_never_back_tested_is_said(roofline: Roofline) -> None:
+    row = predict(roofline, "orin-nx", "vit-base", "apt", 1600, 1)
+    assert (row["video_tokens"], row["error"]["least_tokens"], row["error"]["most_tokens"]) == (1568, 196, 2304)
+    text = beyond(row)
+    assert "images of 196 to 2,304 tokens without prompts; a clip here has 1,568 with 1,600 prompts a block" in text
+    assert text in make_prediction([row]).note
+    assert "prompts a block" not in beyond(predict(roofline, "orin-nx", "vit-base", "linear", 0, 1))
+
+
 def test_a_device_that_is_not_known_is_named(roofline: Roofline) -> None:
     with pytest.raises(ConfigError, match=r"no device 'orin'\n.*choose one of orin-nano, .*devices\.toml"):
         predict(roofline, "orin", "vit-base", "apt", 100, 1)
@@ -171,7 +193,8 @@ def test_program(tmp_path: Path) -> None:
     out = tmp_path / "predicted.json"
     done = run("--device", "orin-nx", "--method", "linear", "apt", "--tokens", "100", "400", "--out", str(out))
     assert done.returncode == 0, done.stderr
-    for text in ("predicted ms", "Predicted, not measured", "no anchor", "agx-orin has the same architecture", "worst"):
+    for text in ("predicted ms", "Predicted, not measured", "no anchor", "agx-orin has the same architecture", "worst",
+                 "a clip here has 1,568 with 400 prompts"):  # fmt: skip
         assert text in done.stdout
     rows = json.loads(out.read_text())
     assert [(row["method"], row["tokens"]) for row in rows] == [("linear", 0), ("apt", 100), ("apt", 400)]
