@@ -83,6 +83,7 @@ def trace(module: PromptInputs, clip: Tensor) -> ir.Model:
         )
     assert program is not None
     _name(program.model.graph)
+    _forget_sources(program.model)
     return program.model
 
 
@@ -114,6 +115,13 @@ def _name(graph: ir.Graph) -> None:
         for index, value in enumerate(node.outputs):
             if not value.is_graph_output():
                 value.name = node.name + (f".{index}" if len(node.outputs) > 1 else "")
+
+
+def _forget_sources(model: ir.Model) -> None:
+    """Drop the exporter's notes: they hold paths of the machine, and lines that change when the code moves."""
+    noted: list[Any] = [model, model.graph, *model.graph, *model.graph.inputs, *model.graph.initializers.values()]
+    for each in noted + [value for node in model.graph for value in node.outputs]:
+        each.metadata_props.clear()
 
 
 def _scopes(node: ir.Node) -> list[str]:

@@ -46,6 +46,7 @@ def test_every_target_exports_what_its_page_says(tiny_vit, tiny_frames, tmp_path
     chosen = target(name)
     _, sidecar = export(tiny_vit, tiny_frames, tmp_path / "m", chosen=chosen, tokens=8)
     graph = onnx.load(tmp_path / "m" / "model.onnx")
+    assert b".py" not in graph.SerializeToString()  # no path of the code that was traced
     assert {"": chosen.opset}.items() <= {entry.domain: entry.version for entry in graph.opset_import}.items()
     assert {node.op_type for node in graph.graph.node} == {name.split(".")[-1] for name in sidecar["ops"]}
     assert sidecar["inputs"]["clip"] == {"dtype": "uint8", "shape": [1, 4, 32, 32, 3], "profile": None}
