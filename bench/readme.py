@@ -1,7 +1,8 @@
 """The README's tables from the committed rows: `python -m bench.readme`.
 
 Beside each `rows.json` in `bench/results` a `table.md` is written from it; below each comment of the README that names
-such a file, `<!-- bench/results/X/table.md -->`, stands its table.
+such a file, `<!-- bench/results/X/table.md -->`, stands its table. The page of all results, bench/results/report.html,
+is written by `python -m bench.report bench/results`; here it is only compared with the files that it was made of.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -17,6 +19,7 @@ from apt_edge.files import atomic
 from apt_edge.tables import Column, Row, markdown_table
 from bench import matrix, steps
 from bench.page.columns import SHORT_COLUMNS, labelled
+from bench.report import PAGE, is_current
 from bench.rows import ROWS, read_list, read_rows
 
 ROOT = Path(__file__).parents[1]
@@ -84,6 +87,11 @@ def stale(root: Path) -> dict[Path, str]:
     }
 
 
+def page_is_stale(root: Path) -> bool:
+    """Whether the committed page was made of other files than are there now."""
+    return not is_current(root / RESULTS / PAGE, [root / RESULTS])
+
+
 def main() -> None:
     """Write the tables of bench/results and of the README from the committed rows."""
     parser = argparse.ArgumentParser(prog="bench.readme", description=main.__doc__)
@@ -92,14 +100,19 @@ def main() -> None:
     args = parser.parse_args()
     found = stale(ROOT)
     names = [path.as_posix() for path in found]
-    if args.check and found:
+    page = (RESULTS / PAGE).as_posix() if page_is_stale(ROOT) else None
+    if args.check and (found or page):
         raise GateError(
-            "tables differ from the rows that they were made of", found=", ".join(names), fix="run bench.readme, commit"
+            "tables or the page differ from the rows that they were made of",
+            found=", ".join([*names, *([page] if page else [])]),
+            fix=f"run bench.readme, then python -m bench.report {RESULTS}, and commit",
         )
     for path, text in found.items():
         with atomic(ROOT / path) as temporary:
             temporary.write_text(text, encoding="utf-8")
     print(json.dumps(names) if args.json else "\n".join(names) or "every table is what its rows say")
+    if page:
+        print(f"{page} was made of other rows: run python -m bench.report {RESULTS}", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ results are shown by the tables that their own programs wrote.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from pathlib import Path
 import jinja2
 
 from apt_edge.errors import ConfigError, run_tool
-from apt_edge.files import atomic
+from apt_edge.files import atomic, sha256
 from apt_edge.tables import Row, cells, markdown_table
 from bench.gpu.suite import tables as gpu_tables
 from bench.page.limits import environments, limits
@@ -25,6 +26,7 @@ from bench.rows import ROWS, SUMMARY, check_rows, read_list
 from bench.sent import KEPT, SEND_AGAIN, SentRows, read_sent
 
 TEMPLATE = Path(__file__).parent / "templates" / "report.html.j2"
+INPUTS = '<meta name="inputs" content="sha256:{}">'
 PAGE, RUNS = "report.html", Path("runs/bench")
 
 
@@ -37,12 +39,14 @@ class Report:
         predictions: tables and figures of latencies that nobody measured.
         others: name and text of results in other forms, as their own programs wrote them.
         limits: what all this does not say.
+        inputs: see `inputs_sha256`.
     """
 
     sections: Sequence[Section]
     predictions: Sequence[Prediction]
     others: Sequence[tuple[str, str]]
     limits: Sequence[str]
+    inputs: str
 
     @property
     def title(self) -> str:
@@ -59,7 +63,7 @@ class Report:
             autoescape=True, trim_blocks=True, lstrip_blocks=True, undefined=jinja2.StrictUndefined
         )
         template = page.from_string(TEMPLATE.read_text(encoding="utf-8"))
-        return template.render(report=self, cells=cells, environments=environments)
+        return template.render(report=self, inputs=INPUTS.format(self.inputs), cells=cells, environments=environments)
 
     def markdown(self) -> str:
         """Claims and tables."""
@@ -92,7 +96,7 @@ def make_report(roots: Sequence[Path]) -> Report:
     predicted: list[Prediction] = []
     others: list[tuple[str, str]] = []
     summaries = False
-    for folder in dict.fromkeys(path for root in roots for path in _results(root)):
+    for folder in _folders(roots):
         if (folder / PREDICTED).is_file():
             predicted.append(make_prediction(read_list(folder / PREDICTED, "run bench.predict again")))
         rows = _latencies(folder)
@@ -109,7 +113,26 @@ def make_report(roots: Sequence[Path]) -> Report:
             fix="run bench.run first, or name a directory that it wrote",
         )
     rows = [row for section in sections for row in section.rows]
-    return Report(sections, predicted, others, limits(rows, summaries))
+    return Report(sections, predicted, others, limits(rows, summaries), inputs_sha256(roots))
+
+
+def inputs_sha256(roots: Sequence[Path]) -> str:
+    """sha256 over the names and contents of all files that a page of these directories shows; the page holds it."""
+    digest = hashlib.sha256()
+    for folder in _folders(roots):
+        patterns = (ROWS, PREDICTED, SUMMARY, KEPT.format("*"), *([] if _latencies(folder) else ["*.md"]))
+        for path in (path for pattern in patterns for path in sorted(folder.glob(pattern))):
+            digest.update(f"{folder.name}/{path.name} {sha256(path)}\n".encode())
+    return digest.hexdigest()
+
+
+def is_current(page: Path, roots: Sequence[Path]) -> bool:
+    """Whether a page was made of the files that these directories hold now."""
+    return page.is_file() and INPUTS.format(inputs_sha256(roots)) in page.read_text(encoding="utf-8")
+
+
+def _folders(roots: Sequence[Path]) -> list[Path]:
+    return list(dict.fromkeys(path for root in roots for path in _results(root)))
 
 
 def _results(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.readme import stale
+from bench.readme import page_is_stale, stale
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,3 +70,4 @@ def test_extras_exist():
 def test_tables_are_what_the_committed_rows_say():
     assert "<!-- bench/results/" in README
     assert sorted(map(str, stale(ROOT))) == [], "run python -m bench.readme and commit"
+    assert not page_is_stale(ROOT), "run python -m bench.report bench/results and commit"

@@ -10,6 +10,7 @@ import pytest
 from apt_edge.errors import ConfigError, GateError
 from apt_edge.files import write_json
 from bench import readme
+from bench.report import write_report
 from tests.bench.rows_example import prompt_rows, suite_rows
 
 RESULTS = Path(__file__).parents[2] / "bench" / "results"
@@ -70,7 +71,34 @@ def test_the_check_names_what_is_stale(root: Path, monkeypatch: pytest.MonkeyPat
     assert caught.value.exit_code == 4
     assert not (root / "bench/results/prompts/table.md").exists()
     write(root)
+    with pytest.raises(GateError, match=r"(?s)found: bench/results/report\.html\n.*bench\.report bench/results"):
+        readme.main()
+    write_report([root / "bench/results"], root / "bench/results/report.html")
     readme.main()
+
+
+def test_a_page_of_other_rows_is_stale(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    results = root / "bench/results"
+    write(root)
+    write_report([results], results / "report.html")
+    assert not readme.page_is_stale(root)
+    write(root)
+    (results / "prompts/table.md").write_text("a table of latencies is not on the page")
+    assert not readme.page_is_stale(root)
+    (results / "league/league.md").write_text("| other |\n|---|\n| apt |\n")
+    assert readme.page_is_stale(root)
+    write_report([results], results / "report.html")
+    write_json(results / "prompts/rows.json", prompt_rows(seed=1))
+    assert readme.page_is_stale(root)
+    monkeypatch.setattr(readme, "ROOT", root)
+    monkeypatch.setattr("sys.argv", ["bench.readme"])
+    readme.main()
+    assert "report.html was made of other rows: run python -m bench.report bench/results" in capsys.readouterr().err
+    assert readme.page_is_stale(root)
+    write_report([results], results / "report.html")
+    assert not readme.page_is_stale(root)
 
 
 def test_batches_and_suites_of_one_file_can_be_told_apart(root: Path) -> None:
