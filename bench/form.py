@@ -9,7 +9,6 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-NOT_PAIRED = "not paired"
 Clock = Literal["host", "cuda events"]
 Built = Literal["apt-edge", "torch.onnx.export", "Hugging Face", "Hugging Face, torch.onnx.export"]
 

@@ -17,8 +17,8 @@ from apt_edge.video import decode
 from apt_edge.video.load import load_frames
 from bench.clips import batches, videos_of
 from bench.contenders import open_contenders
-from bench.form import NOT_PAIRED
 from bench.measure import energies
+from bench.numbers import NOT_PAIRED
 from bench.run import run_suite
 from bench.suite import Contender, RandomModel, Suite
 from tests.bench.conftest import TOKENS

@@ -105,3 +105,14 @@ def test_shipped_suites_are_valid_and_say_how_to_run_them(path: Path) -> None:
     steps = path.stem.startswith("steps-")
     assert load_toml(path, StepSuite if steps else Suite).name == path.stem
     assert f"python -m bench.{'steps' if steps else 'run'} {path.as_posix()}" in path.read_text()
+
+
+def test_who_built_what_runs_is_known_whatever_its_name() -> None:
+    def built(session: str = "onnxruntime-cpu", **random: Any) -> str:
+        return Contender(name="plain", session=session, random=RandomModel(**LINEAR, **random)).built
+
+    assert built() == built("pytorch-eager") == "apt-edge"
+    assert built(export="plain") == "torch.onnx.export"
+    assert built("pytorch-eager", huggingface=True) == "Hugging Face"
+    assert built(huggingface=True, export="plain") == "Hugging Face, torch.onnx.export"
+    assert Contender(name="x", model="runs/x").built == Contender(name="x", unfolded="runs/x").built == "apt-edge"
