@@ -79,8 +79,7 @@ def _check_clips(opened: Sequence[Opened]) -> None:
     """Every contender sees the same videos in the same way; only a sweep may change the frames or their size."""
     first = opened[0]
     for other in opened:
-        point = other.contender.point
-        swept = {point.axis} if point is not None else set()
+        swept = {point.axis for point in (first.contender.point, other.contender.point) if point is not None}
         clip = ClipSpec.from_dict(
             other.clip.to_dict() | {key: getattr(first.clip, key) for key in swept & {"frames", "size"}}
         )

@@ -124,18 +124,18 @@ def test_energy_of_a_clip(clip_list: Path, tmp_path: Path, monkeypatch: pytest.M
 
 def test_sweeps_take_the_same_videos_at_their_own_size(clip_list: Path, tmp_path: Path) -> None:
     sweeps = [
-        {"axis": "tokens", "values": [0, 3], "series": "VPT", "random": LINEAR | {"method": "vpt-deep"}},
         {"axis": "size", "values": [16, 64], "series": "pixels", "random": LINEAR},
+        {"axis": "tokens", "values": [0, 3], "series": "VPT", "random": LINEAR | {"method": "vpt-deep"}},
         {"axis": "frames", "values": [2, 8], "series": "frames", "random": LINEAR},
     ]
     rows = run_suite(suite(clip_list, contenders=[], sweeps=sweeps, baseline="VPT 0"), tmp_path / "out", tmp_path)
     points = [(row["point"]["axis"], row["point"]["value"], row["point"]["series"]) for row in rows]
     assert points == [
-        ("tokens", 0, "VPT"), ("tokens", 3, "VPT"), ("size", 16, "pixels"), ("size", 64, "pixels"),
+        ("size", 16, "pixels"), ("size", 64, "pixels"), ("tokens", 0, "VPT"), ("tokens", 3, "VPT"),
         ("frames", 2, "frames"), ("frames", 8, "frames"),
     ]  # fmt: skip
-    assert [row["tokens"] for row in rows] == [0, 3, 0, 0, 0, 0]
-    none, prompts, small, large, short, long = (row["gmacs"] for row in rows)
+    assert [row["tokens"] for row in rows] == [0, 0, 0, 3, 0, 0]
+    small, large, none, prompts, short, long = (row["gmacs"] for row in rows)
     assert small < none < large
     assert short < none < long
     assert none < prompts
