@@ -13,8 +13,9 @@ AptEdgeError            user error, exit code 1
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
+from typing import Any
 
 ROOMS = ("apt_edge.", "train.", "export.", "bench.")  # a module that is missing there is our own mistake
 
@@ -68,6 +69,23 @@ class GateError(AptEdgeError):
     """A proof failed: parity, fusion or a regression bound."""
 
     exit_code = 4
+
+
+def raise_failed(failed: Sequence[Mapping[str, Any]], written: str, fix: str) -> None:
+    """Raise what the failed steps of a finished collection amount to: GateError if one was a proof, else AptEdgeError.
+
+    Args:
+        failed: {step, what, gate} each; nothing is raised when there is none.
+        written: file that holds the results all the same.
+        fix: what to do.
+    """
+    if failed:
+        error = GateError if any(entry["gate"] for entry in failed) else AptEdgeError
+        raise error(
+            f"{written} is written, but not everything is in order",
+            found="; ".join(f"{entry['step']}: {entry['what']}" for entry in failed),
+            fix=fix,
+        )
 
 
 def name_missing_packages(name: str) -> None:

@@ -40,7 +40,7 @@ from typing import Any
 
 import numpy as np
 
-from apt_edge.errors import AptEdgeError, GateError
+from apt_edge.errors import AptEdgeError, GateError, raise_failed
 from apt_edge.files import write_json
 from apt_edge.runtime import memory
 from apt_edge.runtime.bundle import load_bundle
@@ -144,13 +144,8 @@ def collect(path: str | Path) -> dict[str, Any]:
 
 def complain(results: dict[str, Any]) -> None:
     """Raises GateError when results tell of a failed proof, AptEdgeError when steps are missing."""
-    if failed := results["failed"]:
-        error = GateError if any(entry["gate"] for entry in failed) else AptEdgeError
-        raise error(
-            f"{RESULTS} is written, but not everything is in order",
-            found="; ".join(f"{entry['step']}: {entry['what']}" for entry in failed),
-            fix="run build.sh (where there is one), selftest.sh and measure.sh in this order, and read their logs",
-        )
+    fix = "run build.sh (where there is one), selftest.sh and measure.sh in this order, and read their logs"
+    raise_failed(results["failed"], RESULTS, fix)
 
 
 def _energy(run: Run, seconds: float, gpu: bool) -> dict[str, Any] | None:

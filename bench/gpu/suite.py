@@ -34,7 +34,7 @@ from typing import Any
 import torch
 
 from apt_edge.backbone.vit import SIZES
-from apt_edge.errors import AptEdgeError, GateError, run_tool
+from apt_edge.errors import AptEdgeError, raise_failed, run_tool
 from apt_edge.files import scratch, write_json
 from apt_edge.tables import MISSING, Column, markdown_table, number
 from bench.gpu.record import Record, Settings
@@ -133,13 +133,8 @@ def tables(results: dict[str, Any]) -> str:
 
 def complain(results: dict[str, Any]) -> None:
     """Raises GateError when a proof failed, AptEdgeError when something was not measured."""
-    if failed := results["failed"]:
-        error = GateError if any(entry["gate"] for entry in failed) else AptEdgeError
-        raise error(
-            f"{RESULTS} is written, but not everything is in order",
-            found="; ".join(f"{entry['step']}: {entry['what']}" for entry in failed),
-            fix="read the messages above; --parts runs a part alone, --sizes and --tokens measure less",
-        )
+    fix = "read the messages above; --parts runs a part alone, --sizes and --tokens measure less"
+    raise_failed(results["failed"], RESULTS, fix)
 
 
 def _megabytes(row: Any) -> str:
