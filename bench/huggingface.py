@@ -54,7 +54,7 @@ def _empty(vit: Vit, head: Head) -> Any:
         raise MissingDependency(
             "transformers is not installed, which has Hugging Face's VideoMAE", fix="pip install 'apt-edge[bench]'"
         ) from None
-    width, depth, heads, frames, size, tubelet, patch, ratio, eps = astuple(vit.config)
+    width, depth, heads, frames, size, tubelet, patch, ratio, eps = astuple(vit.config)[:9]
     settings: dict[str, Any] = {
         "image_size": size,
         "patch_size": patch,

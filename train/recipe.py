@@ -22,11 +22,24 @@ Colour = Annotated[tuple[float, float, float], Field(strict=False)]
 
 
 class Data(Strict):
-    """Lists of `video label` lines and the class names; paths start at the working directory."""
+    """The videos: list files, or the root folder of a data set in a published layout (`apt_edge.video.lists`).
+
+    Attributes:
+        train, val: paths from the working directory; the same folder for both when it holds both parts.
+        labels: file of class names; None finds them beside the lists.
+        format: of the lists; None finds it out.
+        split: of the three official ones of UCF101 and HMDB51.
+        root: folder that relative paths in the lists start at; None tries the list's own and its neighbours.
+        decoder: of video files, `pyav` or `decord`.
+    """
 
     train: str
     val: str
     labels: str
+    format: str | None = None
+    split: Literal[1, 2, 3] = 1
+    root: str | None = None
+    decoder: Literal["pyav", "decord"] = "pyav"
 
 
 class Clip(Strict):
@@ -115,7 +128,9 @@ class Augment(Strict):
         scale: range of the random resized crop's area, as a part of the frame's.
         ratio: range of the crop's width / height.
         brightness: largest relative change of brightness.
-        hflip: mirror half of the clips. Wrong wherever left and right make the class.
+        hflip: mirror half of the clips. A class whose name tells left from right becomes the class of the mirrored
+            name, or is never mirrored when there is none (`train.engine.mirror`).
+        mirror: further pairs of class names that a flip turns into each other.
     """
 
     views: int = Field(default=0, ge=0, le=1000)
@@ -125,6 +140,7 @@ class Augment(Strict):
     ratio: Pair = (0.75, 4 / 3)
     brightness: float = Field(default=0.0, ge=0, lt=1)
     hflip: bool = False
+    mirror: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("randaug")
     @classmethod
@@ -165,6 +181,13 @@ class Cache(Strict):
     max_gb: float = Field(default=20.0, gt=0)
 
 
+class Test(Strict):
+    """Views of a video in the final evaluation, whose softmax is averaged: clips along time, times crops."""
+
+    clips: int = Field(default=1, ge=1, le=64)
+    crops: Literal[1, 3] = 1
+
+
 class Recipe(Strict):
     """Everything that decides a run's result; the number of workers and the device do not belong here.
 
@@ -184,6 +207,7 @@ class Recipe(Strict):
     optim: Optim = Optim()
     augment: Augment = Augment()
     cache: Cache = Cache()
+    test: Test = Test()
 
     @field_validator("method")
     @classmethod

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import asdict
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
@@ -16,11 +16,20 @@ from apt_edge.errors import BackboneError
 from apt_edge.files import atomic
 
 EMBEDDED = Path(__file__).parent / "weights"
+UNSEEN = {
+    field.name: field.default for field in fields(VitConfig) if field.name in ("eps", "head_eps", "family", "per_frame")
+}
 
 
 def backbone_hash(vit: Vit) -> str:
-    """sha256 over names, shapes and float32 bytes of every tensor, in the order of their names."""
+    """sha256 over names, shapes and float32 bytes of every tensor, in the order of their names.
+
+    What no tensor shows (`UNSEEN`) counts where it is not VideoMAE's own: the same weights with other epsilons are
+    another backbone.
+    """
     digest = hashlib.sha256()
+    own = {name: getattr(vit.config, name) for name in UNSEEN}
+    digest.update("".join(f"{name}={value}" for name, value in own.items() if value != UNSEEN[name]).encode())
     for name, tensor in sorted(vit.state_dict().items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())

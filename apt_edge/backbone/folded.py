@@ -56,7 +56,7 @@ def folded_model(pack: PromptPack, vit: Vit, name: str = "the backbone", pack_pa
         if block >= config.depth or heads not in (1, config.heads) or width != config.head_width:
             raise PackError(f"{pack_path}: block {block} with {heads} heads of {width} does not fit {name}")
         extra[block] = ExtraKV(torch.from_numpy(key)[None], torch.from_numpy(value)[None])
-    head = Head(config.width, len(pack.labels), eps=config.eps)
+    head = Head(config.width, len(pack.labels), eps=config.pool_eps)
     head.load_state_dict(
         {
             "norm.weight": torch.from_numpy(pack.head["norm.weight"]),

@@ -32,7 +32,13 @@ class ExtraKV(NamedTuple):
 
 @dataclass(frozen=True)
 class VitConfig:
-    """Sizes of a backbone; every other number follows from these."""
+    """Sizes of a backbone and what no tensor's shape shows; every other number follows from these.
+
+    Attributes:
+        eps: of the blocks' LayerNorms; `head_eps` of the head's, the same when None.
+        family: `videomae`, or `clip` for OpenAI's image encoder.
+        per_frame: each time step attends to itself alone, behind a class token of its own.
+    """
 
     width: int
     depth: int
@@ -43,6 +49,14 @@ class VitConfig:
     patch: int = 16
     mlp_ratio: int = 4
     eps: float = 1e-6
+    head_eps: float | None = None
+    family: str = "videomae"
+    per_frame: bool = False
+
+    @property
+    def pool_eps(self) -> float:
+        """Epsilon of the norm between mean and classifier."""
+        return self.eps if self.head_eps is None else self.head_eps
 
     @property
     def grid(self) -> tuple[int, int, int]:

@@ -102,7 +102,7 @@ class Method(nn.Module):
 
     def make_head(self, classes: int) -> Head:
         """The head that is trained with this method."""
-        return Head(self.config.width, classes, eps=self.config.eps)
+        return Head(self.config.width, classes, eps=self.config.pool_eps)
 
     def rate_factor(self, name: str) -> float:
         """Factor on the learning rate of one trained tensor, by its name in `TunedModel`."""
