@@ -54,7 +54,7 @@ def _empty(vit: Vit, head: Head) -> Any:
         raise MissingDependency(
             "transformers is not installed, which has Hugging Face's VideoMAE", fix="pip install 'apt-edge[bench]'"
         ) from None
-    width, depth, heads, frames, size, tubelet, patch, ratio, eps = astuple(vit.config)[:9]
+    width, depth, heads, frames, size, tubelet, patch, _, eps = astuple(vit.config)[:9]
     settings: dict[str, Any] = {
         "image_size": size,
         "patch_size": patch,
@@ -63,7 +63,7 @@ def _empty(vit: Vit, head: Head) -> Any:
         "hidden_size": width,
         "num_hidden_layers": depth,
         "num_attention_heads": heads,
-        "intermediate_size": ratio * width,
+        "intermediate_size": vit.config.hidden,
         "layer_norm_eps": eps,
         "use_mean_pooling": True,
         "num_labels": head.linear.out_features,

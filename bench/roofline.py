@@ -100,7 +100,7 @@ def groups(config: VitConfig, batch: int, rows: int = 0, keys: int = 0, fused: b
         keys: constant keys and values of every block.
         fused: the attention's scores stay on the chip.
     """
-    width, pixels, hidden = config.width, 3 * config.tubelet * config.patch**2, config.mlp_ratio * config.width
+    width, pixels, hidden = config.width, 3 * config.tubelet * config.patch**2, config.hidden
     n, k = config.tokens + rows, config.tokens + rows + keys
     scores = 0 if fused else SCORE_PASSES * config.heads * n * k
 

@@ -47,7 +47,7 @@ class VitConfig:
     size: int = 224
     tubelet: int = 2
     patch: int = 16
-    mlp_ratio: int = 4
+    mlp_ratio: float = 4
     eps: float = 1e-6
     head_eps: float | None = None
     family: str = "videomae"
@@ -57,6 +57,11 @@ class VitConfig:
     def pool_eps(self) -> float:
         """Epsilon of the norm between mean and classifier."""
         return self.eps if self.head_eps is None else self.head_eps
+
+    @property
+    def hidden(self) -> int:
+        """Width of the MLP inside: 4 C for every published size but ViT-g (48/11 C)."""
+        return round(self.mlp_ratio * self.width)
 
     @property
     def grid(self) -> tuple[int, int, int]:
@@ -157,8 +162,8 @@ class Block(nn.Module):
         self.norm1 = LayerNorm(width, eps=config.eps)
         self.attn = Attention(width, config.heads)
         self.norm2 = LayerNorm(width, eps=config.eps)
-        self.fc1 = nn.Linear(width, config.mlp_ratio * width)
-        self.fc2 = nn.Linear(config.mlp_ratio * width, width)
+        self.fc1 = nn.Linear(width, config.hidden)
+        self.fc2 = nn.Linear(config.hidden, width)
 
     def forward(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
         x_BNC = self.attended(x_BNC, extra)

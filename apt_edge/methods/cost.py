@@ -20,7 +20,7 @@ def backbone_macs(config: VitConfig) -> int:
 
 def block_macs(config: VitConfig, rows: int, keys: int) -> int:
     """One block on `rows` tokens that attend to `keys` keys; keys beyond the rows are given and cost no projection."""
-    linear = (4 + 2 * config.mlp_ratio) * rows * config.width**2
+    linear = (4 * config.width + 2 * config.hidden) * rows * config.width
     return linear + attention_macs(config, rows, keys) + 2 * LAYER_NORM * rows * config.width
 
 
@@ -47,7 +47,7 @@ def bottleneck_parameters(config: VitConfig, rank: int) -> int:
 
 def backbone_parameters(config: VitConfig) -> int:
     """Numbers of the whole backbone; positions are no weights, a key bias does not exist."""
-    width, hidden = config.width, config.mlp_ratio * config.width
+    width, hidden = config.width, config.hidden
     embed = 3 * config.tubelet * config.patch**2 * width + width
     attention = 4 * width**2 + 3 * width
     mlp = 2 * width * hidden + hidden + width

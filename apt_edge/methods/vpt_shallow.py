@@ -70,5 +70,5 @@ class VptShallow(Method):
         norm, video = LAYER_NORM * tokens * width, config.tokens
         first = 3 * tokens * width**2 + norm
         asking = 2 * tokens * (video + tokens) * width
-        last = (2 + 2 * config.mlp_ratio) * tokens * width**2 + norm + asking
+        last = (2 * width + 2 * config.hidden) * tokens * width + norm + asking
         return every - first - last
