@@ -20,8 +20,9 @@ class ClipSpec:
     Attributes:
         frames: frames per clip.
         size: height and width of the input in pixels.
-        sampling: `dense` takes every `stride`-th frame of a span, `segments` one frame of each of `frames` equal parts.
-        stride: frames between two samples (`dense` only).
+        sampling: `dense` spreads the frames evenly over a span of `frames * stride`, `segments` takes one of each of
+            `frames` equal parts of the video; to the frame in `apt_edge.video.sampling`.
+        stride: the span's frames for each frame of the clip (`dense` only).
         resize: `short-side` scales the shorter side to `size` and crops the centre.
         mean, std: per channel, for values in [0, 1].
         colour: channel order.

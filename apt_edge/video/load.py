@@ -8,20 +8,28 @@ import numpy as np
 
 from apt_edge.clip import ClipSpec
 from apt_edge.video.decode import probe, read_frames
+from apt_edge.video.lists import Item
 from apt_edge.video.preprocess import normalise, short_side_crop
 from apt_edge.video.sampling import clip_indices
 
 
-def sample_frames(path: str | Path, spec: ClipSpec) -> np.ndarray:
-    """Decode the frames of the centred clip, uint8 `[T, H, W, 3]`; raises VideoError."""
-    return read_frames(path, clip_indices(probe(path).frames, spec, None))
+def span(video: Item | str | Path, decoder: str = "pyav") -> tuple[Path, int, int]:
+    """Where a video's frames are: its path, its first frame and how many there are; raises VideoError."""
+    path = video.path if isinstance(video, Item) else Path(video)
+    return path, 0, probe(path).frames
 
 
-def load_frames(path: str | Path, spec: ClipSpec) -> np.ndarray:
-    """The centred clip as a model sees it, uint8 `[T, S, S, 3]`; raises VideoError."""
-    return short_side_crop(sample_frames(path, spec), spec)
+def sample_frames(video: Item | str | Path, spec: ClipSpec, decoder: str = "pyav") -> np.ndarray:
+    """Decode the frames of the clip of validation, uint8 `[T, H, W, 3]`; raises VideoError."""
+    path, first, count = span(video, decoder)
+    return read_frames(path, first + clip_indices(count, spec, None))
 
 
-def load_clip(path: str | Path, spec: ClipSpec) -> np.ndarray:
-    """The centred clip normalised, float32 `[3, T, S, S]`; raises VideoError."""
-    return normalise(load_frames(path, spec), spec)
+def load_frames(video: Item | str | Path, spec: ClipSpec, decoder: str = "pyav") -> np.ndarray:
+    """The clip of validation as a model sees it, uint8 `[T, S, S, 3]`; raises VideoError."""
+    return short_side_crop(sample_frames(video, spec, decoder), spec)
+
+
+def load_clip(video: Item | str | Path, spec: ClipSpec, decoder: str = "pyav") -> np.ndarray:
+    """The clip of validation normalised, float32 `[3, T, S, S]`; raises VideoError."""
+    return normalise(load_frames(video, spec, decoder), spec)

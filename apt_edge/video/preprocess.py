@@ -11,9 +11,6 @@ import numpy as np
 
 from apt_edge.clip import ClipSpec
 
-Crop = tuple[float, float, float]
-CENTRE: Crop = (1.0, 0.5, 0.5)
-
 
 def resize(frames_THWC: np.ndarray, height: int, width: int) -> np.ndarray:
     """Scale frames with an antialiased bilinear (triangle) filter.
@@ -32,28 +29,27 @@ def resize(frames_THWC: np.ndarray, height: int, width: int) -> np.ndarray:
     return _apply(frames_THWC, _weights(old_height, height), _weights(old_width, width))
 
 
-def short_side_crop(frames_THWC: np.ndarray, spec: ClipSpec, crop: Crop | None = None) -> np.ndarray:
-    """Scale the shorter side and cut out the square that the model sees.
+def short_side_crop(frames_THWC: np.ndarray, spec: ClipSpec) -> np.ndarray:
+    """Scale the shorter side to the model's input and cut out the square in the middle.
 
     Args:
         frames_THWC: uint8 [T, H, W, 3].
         spec: gives the size S.
-        crop: (scale, dx, dy). The square covers `scale` of the shorter side (1 = all of it; smaller zooms in), and lies
-            at the fractions `dx`, `dy` of the room that is left (0 = left or top, 1 = right or bottom).
-            None is the centre of the whole: (1, 0.5, 0.5).
 
     Returns:
         uint8 [T, S, S, 3].
     """
-    scale, dx, dy = crop or CENTRE
     _, height, width, _ = frames_THWC.shape
-    short = max(spec.size, round(spec.size / scale))
-    new_height = max(short, round(height * short / min(height, width)))
-    new_width = max(short, round(width * short / min(height, width)))
-    top, left = round(dy * (new_height - spec.size)), round(dx * (new_width - spec.size))
+    new_height, new_width = short_side(height, width, spec)
+    top, left = round((new_height - spec.size) / 2), round((new_width - spec.size) / 2)
     rows = _weights(height, new_height)[top : top + spec.size]  # resize then crop, computing only what is kept
     columns = _weights(width, new_width)[left : left + spec.size]
     return _apply(frames_THWC, rows, columns)
+
+
+def short_side(height: int, width: int, spec: ClipSpec) -> tuple[int, int]:
+    """Height and width of a frame whose shorter side is scaled to the size of `spec`."""
+    return round(height * spec.size / min(height, width)), round(width * spec.size / min(height, width))
 
 
 def normalise(frames_TSSC: np.ndarray, spec: ClipSpec) -> np.ndarray:
