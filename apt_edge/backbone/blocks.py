@@ -33,6 +33,7 @@ class ChangedBlock(Block):
 
     def __init__(self, block: Block) -> None:
         nn.Module.__init__(self)
+        self.activation = block.activation
         for name, part in block.named_children():
             self.add_module(name, part)
 
@@ -40,7 +41,7 @@ class ChangedBlock(Block):
 class ParallelBlock(ChangedBlock):
     """A ReLU bottleneck on the residual stream beside the MLP, its second layer merged into the MLP's.
 
-    fc2 GELU(fc1 LN2 x) + U ReLU(D x + d) + u = [fc2 U] [GELU(fc1 LN2 x) ; ReLU(D x + d)] + (b2 + u).
+    fc2 a(fc1 LN2 x) + U ReLU(D x + d) + u = [fc2 U] [a(fc1 LN2 x) ; ReLU(D x + d)] + (b2 + u), a the MLP's activation.
     """
 
     def __init__(self, block: Block, branch: Bottleneck) -> None:
@@ -50,7 +51,7 @@ class ParallelBlock(ChangedBlock):
 
     def mlp(self, x_BNC: Tensor) -> Tensor:
         """The second half with the branch, residual not."""
-        hidden_BNM = torch.cat([F.gelu(self.fc1(self.norm2(x_BNC))), F.relu(self.down(x_BNC))], dim=2)
+        hidden_BNM = torch.cat([self.activation(self.fc1(self.norm2(x_BNC))), F.relu(self.down(x_BNC))], dim=2)
         return self.fc2(hidden_BNM)
 
 
@@ -149,7 +150,7 @@ class LeavingBlock(ChangedBlock):
         attn, normed_BNC = self.attn, self.norm1(x_BNC)
         width = x_BNC.shape[2]
         (query,) = attn.split(F.linear(normed_BNC[:, : self.video_tokens], attn.qkv.weight[:width], attn.q_bias), 1)
-        bias = torch.cat([torch.zeros_like(attn.v_bias), attn.v_bias])
+        bias = torch.cat([attn.key_bias, attn.v_bias])
         key, value = attn.split(F.linear(normed_BNC, attn.qkv.weight[width:], bias), 2)
         return x_BNC[:, : self.video_tokens] + attn.attend(query, key, value, extra)
 

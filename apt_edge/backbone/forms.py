@@ -91,8 +91,10 @@ def _temporal(vit: Vit, changes: Tensors) -> None:
 def _serial(vit: Vit, changes: Tensors) -> None:
     """A GELU bottleneck after the attention's projection, with skip, and one beside the MLP behind the same norm.
 
-    The second has the MLP's own input and activation: it is a wider MLP.
+    The second has the MLP's own input and activation: it is a wider MLP. CLIP's activation is another one.
     """
+    if vit.config.family != "videomae":
+        raise ValueError(f"the MLP of the family {vit.config.family} has no GELU")
     for index, tensors in _by_block(changes).items():
         block = vit.block(index)
         branches = _bottlenecks(vit.config.width, tensors, ("attn", "mlp"))
@@ -107,6 +109,8 @@ def _tokens(vit: Vit, changes: Tensors) -> None:
     ((index, tensors),) = _by_block(changes).items()
     ((name, tokens_TC),) = tensors.items()
     last = vit.config.depth - 1
+    if vit.config.per_frame:
+        raise ValueError("no tokens enter or leave where each time step attends to itself alone")
     if name not in ("tokens", "pooled") or (name == "tokens" and index == last) or tokens_TC.dim() != 2:
         raise ValueError(f"module.{index}.{name} of shape {tuple(tokens_TC.shape)}")
     vit.blocks[index] = EnteringBlock(vit.block(index), tokens_TC)

@@ -1,13 +1,16 @@
-"""The frozen video transformer: VideoMAE's ViT with ONE attention and ONE socket for extra keys and values.
+"""The frozen video transformer: a ViT with ONE attention and ONE socket for extra keys and values.
 
 Shapes: B batch, N video tokens, T prompt tokens, H heads, D head width, C width (C = H * D).
-Architecture: VideoMAE `modeling_finetune.py` (14ef8d8) - Conv3d tubelets, fixed sin-cos positions over the flat token
+The family `videomae`: `modeling_finetune.py` (14ef8d8) - Conv3d tubelets, fixed sin-cos positions over the flat token
 index, pre-norm blocks, q and v bias, zero k bias, erf GELU, LayerNorm eps 1e-6, no class token.
+The family `clip`: the blocks of OpenAI's image encoder - k bias too, x sigmoid(1.702 x), eps 1e-5, positions that are
+weights, a norm behind them. How an image encoder reads a video is our own definition, in two forms: joint like VideoMAE
+without a class token, or per frame, where each time step attends to itself alone behind a class token of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -16,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apt_edge.backbone.constant_rows import attend_constant_rows, only_prompts_train
+from apt_edge.backbone.layers import LayerNorm, quick_gelu, sincos_positions
 from apt_edge.errors import ConfigError
 
 
@@ -69,10 +73,20 @@ class VitConfig:
         return (self.frames // self.tubelet, self.size // self.patch, self.size // self.patch)
 
     @property
-    def tokens(self) -> int:
-        """Video tokens N."""
+    def patches(self) -> int:
+        """Tokens of the patch embedding."""
         time, height, width = self.grid
         return time * height * width
+
+    @property
+    def steps(self) -> int:
+        """Parts of equal length that attend apart: the time steps of the per-frame form, else all in one."""
+        return self.grid[0] if self.per_frame else 1
+
+    @property
+    def tokens(self) -> int:
+        """Video tokens N, class tokens among them."""
+        return self.patches + (self.steps if self.per_frame else 0)
 
     @property
     def head_width(self) -> int:
@@ -80,7 +94,7 @@ class VitConfig:
         return self.width // self.heads
 
 
-# VideoMAE modeling_finetune.py:375-434; `nano` is the embedded demonstration backbone.
+# VideoMAE modeling_finetune.py:375-434; `nano` is the embedded demonstration backbone; both forms of CLIP are ours.
 SIZES: dict[str, VitConfig] = {
     "nano": VitConfig(192, 6, 3, frames=8, size=48, patch=8),
     "vit-tiny": VitConfig(192, 12, 3),
@@ -88,6 +102,8 @@ SIZES: dict[str, VitConfig] = {
     "vit-base": VitConfig(768, 12, 12),
     "vit-large": VitConfig(1024, 24, 16),
     "vit-huge": VitConfig(1280, 32, 16),
+    "clip-vit-base": VitConfig(768, 12, 12, eps=1e-5, family="clip"),
+    "clip-vit-base-per-frame": VitConfig(768, 12, 12, frames=8, tubelet=1, eps=1e-5, family="clip", per_frame=True),
 }
 
 
@@ -98,30 +114,37 @@ def size_by_name(name: str) -> VitConfig:
     return SIZES[name]
 
 
-class LayerNorm(nn.LayerNorm):
-    """LayerNorm in float32 at least, whatever the stream's precision: x^2 overflows in float16 at |x| = 256."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        dtype = torch.promote_types(x.dtype, torch.float32)
-        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
-        return F.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
-
-
 class Attention(nn.Module):
-    """Multi-head self-attention whose keys and values can be extended."""
+    """Multi-head self-attention whose keys and values can be extended, within each of `steps` parts of the tokens."""
 
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, config: VitConfig) -> None:
         super().__init__()
-        self.heads = heads
-        self.scale = (width // heads) ** -0.5
+        width = config.width
+        self.heads, self.steps = config.heads, config.steps
+        self.scale = config.head_width**-0.5
         self.qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
+        # A bias on every key changes nothing, unless keys without it stand beside them: constants do.
+        self.k_bias = nn.Parameter(torch.zeros(width)) if config.family == "clip" else None
         self.v_bias = nn.Parameter(torch.zeros(width))
         self.proj = nn.Linear(width, width)
 
+    @property
+    def key_bias(self) -> Tensor:
+        """The keys' bias; VideoMAE's is zero."""
+        return torch.zeros_like(self.q_bias) if self.k_bias is None else self.k_bias
+
+    def apart(self, x_BNC: Tensor) -> Tensor:
+        """Tokens `[B, N, C]` as `[B * steps, N / steps, C]`: a row of the batch for what attends to itself alone."""
+        return x_BNC if self.steps == 1 else x_BNC.reshape(len(x_BNC) * self.steps, -1, x_BNC.shape[2])
+
+    def together(self, x_BNC: Tensor) -> Tensor:
+        """What `apart` gave, as it was."""
+        return x_BNC if self.steps == 1 else x_BNC.reshape(len(x_BNC) // self.steps, -1, x_BNC.shape[2])
+
     def project(self, x_BNC: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Queries, keys and values `[B, H, N, D]` of normalised tokens; the key bias is zero."""
-        bias = torch.cat([self.q_bias, torch.zeros_like(self.q_bias), self.v_bias])
+        """Queries, keys and values `[B, H, N, D]` of normalised tokens, the video's set `apart`."""
+        bias = torch.cat([self.q_bias, self.key_bias, self.v_bias])
         query, key, value = self.split(F.linear(x_BNC, self.qkv.weight, bias), 3)
         return query, key, value
 
@@ -132,10 +155,12 @@ class Attention(nn.Module):
 
     def forward(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
         """Attend; `extra` keys and values (and queries) stand after the video's own."""
-        return self.attend(*self.project(x_BNC), extra)
+        return self.attend(*self.project(self.apart(x_BNC)), extra)
 
     def attend(self, query: Tensor, key: Tensor, value: Tensor, extra: ExtraKV | None = None) -> Tensor:
-        """The output projection of softmax(q k) v, from what `project` gives."""
+        """The output projection of softmax(q k) v, `[B, N, C]`, from what `project` gives."""
+        if extra is not None and self.steps > 1 and len(extra.key) > 1:  # a clip's own, for each of its steps
+            extra = ExtraKV(*(part.repeat_interleave(self.steps, 0) for part in extra if part is not None))
         only_prompts = extra is not None and extra.query is None and only_prompts_train((query, key, value), *extra[:2])
         if extra is not None:
             shape = (key.shape[0], self.heads, -1, -1)
@@ -150,7 +175,7 @@ class Attention(nn.Module):
             mixed_BHND = attend_constant_rows(query, key, value, extra.key, extra.value)
         else:
             mixed_BHND = F.scaled_dot_product_attention(query, key, value, scale=1.0)
-        return self.proj(mixed_BHND.transpose(1, 2).flatten(2))
+        return self.together(self.proj(mixed_BHND.transpose(1, 2).flatten(2)))
 
 
 class Block(nn.Module):
@@ -160,10 +185,11 @@ class Block(nn.Module):
         super().__init__()
         width = config.width
         self.norm1 = LayerNorm(width, eps=config.eps)
-        self.attn = Attention(width, config.heads)
+        self.attn = Attention(config)
         self.norm2 = LayerNorm(width, eps=config.eps)
         self.fc1 = nn.Linear(width, config.hidden)
         self.fc2 = nn.Linear(config.hidden, width)
+        self.activation: Callable[[Tensor], Tensor] = quick_gelu if config.family == "clip" else F.gelu
 
     def forward(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
         x_BNC = self.attended(x_BNC, extra)
@@ -175,7 +201,7 @@ class Block(nn.Module):
 
     def mlp(self, x_BNC: Tensor) -> Tensor:
         """The second half, norm included, residual not."""
-        return self.fc2(F.gelu(self.fc1(self.norm2(x_BNC))))
+        return self.fc2(self.activation(self.fc1(self.norm2(x_BNC))))
 
 
 class Vit(nn.Module):
@@ -183,17 +209,26 @@ class Vit(nn.Module):
 
     Args:
         config: the sizes, usually `SIZES[name]`.
+
+    Raises:
+        ConfigError: an unknown family, or the per-frame form of one that has no class token.
     """
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
+        if config.family not in ("videomae", "clip") or (config.per_frame and config.family != "clip"):
+            form = "per-frame" if config.per_frame else "joint"
+            raise ConfigError(f"there is no {form} form of the family {config.family!r}", fix="take videomae or clip")
         self.config = config
         kernel = (config.tubelet, config.patch, config.patch)
         self.patch = nn.Conv3d(3, config.width, kernel, stride=kernel)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
-        # Not a weight: VideoMAE keeps the table out of its checkpoints too.
-        self.register_buffer("positions", sincos_positions(config.tokens, config.width), persistent=False)
+        self.norm_pre = LayerNorm(config.width, eps=config.eps) if config.family == "clip" else nn.Identity()
         self.apply(_initialise)
+        if config.family == "clip":  # a class token lies in its position
+            self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, config.tokens, config.width), std=0.02))
+        else:  # not a weight: VideoMAE keeps the table out of its checkpoints too
+            self.register_buffer("positions", sincos_positions(config.tokens, config.width), persistent=False)
 
     def block(self, index: int) -> Block:
         """One block by its index, 0-based."""
@@ -202,23 +237,38 @@ class Vit(nn.Module):
         return block
 
     def embed(self, clip_BCTHW: Tensor) -> Tensor:
-        """Patch embedding plus positions; tokens run over time, then height, then width. Returns `[B, N, C]`."""
-        return self.patch(clip_BCTHW).flatten(2).transpose(1, 2) + self.positions
+        """Patch embedding plus positions; tokens run over time, then height, then width. Returns `[B, N, C]`.
+
+        Per frame the class token of each time step stands before its patches.
+        """
+        x_BNC = self.patch(clip_BCTHW).flatten(2).transpose(1, 2)
+        if self.config.per_frame:
+            steps = x_BNC.unflatten(1, (self.config.steps, -1))
+            x_BNC = torch.cat([torch.zeros_like(steps[:, :, :1]), steps], dim=2).flatten(1, 2)
+        return self.norm_pre(x_BNC + self.positions)
 
     def run_blocks(
         self, x_BNC: Tensor, extra: Mapping[int, ExtraKV] | None = None, start: int = 0, stop: int | None = None
     ) -> Tensor:
-        """Run blocks `start` to `stop` (exclusive) on tokens; `extra` maps a block to its extra keys and values."""
-        for index in range(start, len(self.blocks) if stop is None else stop):
+        """Run blocks `start` to `stop` (exclusive) on tokens; `extra` maps a block to its extra keys and values.
+
+        Behind the last block stands `read_out`.
+        """
+        stop = len(self.blocks) if stop is None else stop
+        for index in range(start, stop):
             x_BNC = self.block(index)(x_BNC, (extra or {}).get(index))
-        return x_BNC
+        return self.read_out(x_BNC) if start < stop == len(self.blocks) else x_BNC
+
+    def read_out(self, x_BNC: Tensor) -> Tensor:
+        """The rows that the head averages: the class tokens of the per-frame form, else all."""
+        return x_BNC[:, :: x_BNC.shape[1] // self.config.steps] if self.config.per_frame else x_BNC
 
     def forward(self, clip_BCTHW: Tensor, extra: Mapping[int, ExtraKV] | None = None) -> Tensor:
         return self.run_blocks(self.embed(clip_BCTHW), extra)
 
 
 class Head(nn.Module):
-    """Mean over the video tokens, LayerNorm, linear classifier; float32 at least, so that logits are never half.
+    """Mean over the rows that are read, LayerNorm, linear classifier; float32 at least, so that logits are never half.
 
     Initialisation: VideoMAE `modeling_finetune.py:254-258`, normal 0.02 times `init_scale`.
     """
@@ -240,15 +290,6 @@ class Head(nn.Module):
     def folded(self) -> Head:
         """The head after training: norm and linear classifier alone."""
         return self
-
-
-def sincos_positions(tokens: int, width: int) -> Tensor:
-    """Fixed 1-D sin-cos table `[1, N, C]`: even channels sine, odd cosine (VideoMAE modeling_finetune.py:174-184)."""
-    channel = torch.arange(width, dtype=torch.float64)
-    rate = torch.pow(10000, 2 * torch.div(channel, 2, rounding_mode="floor") / width)
-    angle = torch.arange(tokens, dtype=torch.float64)[:, None] / rate
-    angle[:, 0::2], angle[:, 1::2] = angle[:, 0::2].sin(), angle[:, 1::2].cos()
-    return angle.float()[None]
 
 
 def _initialise(module: nn.Module) -> None:

@@ -43,7 +43,7 @@ class AdapterMethod(Method, Generic[Adapter]):
                 x_BNC = self.adapted(block, cast(Adapter, self.adapters[index - self.first_block]), x_BNC)
             else:
                 x_BNC = block(x_BNC)
-        return x_BNC
+        return vit.read_out(x_BNC)
 
     def adapted(self, block: Block, adapter: Adapter, x_BNC: Tensor) -> Tensor:
         """One block with its adapter, written out."""

@@ -51,6 +51,12 @@ class Aim(AdapterMethod[Branches]):
     def __init__(
         self, config: VitConfig, ratio: float = 0.25, scale: float = 0.5, start: int = 0, end: int | None = None
     ) -> None:
+        if config.family != "videomae":
+            raise ConfigError(
+                "aim is merged into a GELU MLP, and this backbone's has another activation",
+                found=f"the family {config.family}",
+                fix="take adaptformer or lora",
+            )
         rank = int(config.width * ratio)
         if rank < 1:
             raise ConfigError("aim needs bottlenecks of at least one channel", found=f"ratio {ratio:g}")
@@ -62,7 +68,7 @@ class Aim(AdapterMethod[Branches]):
         z_BNC = block.attn(block.norm1(x_BNC))
         x_BNC = x_BNC + z_BNC + _bottleneck(adapter.attn, z_BNC)
         n_BNC = block.norm2(x_BNC)
-        return x_BNC + block.fc2(F.gelu(block.fc1(n_BNC))) + self.factor * _bottleneck(adapter.mlp, n_BNC)
+        return x_BNC + block.fc2(block.activation(block.fc1(n_BNC))) + self.factor * _bottleneck(adapter.mlp, n_BNC)
 
     def parameter_count(self) -> int:
         """Two bottlenecks a block."""

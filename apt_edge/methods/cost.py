@@ -14,8 +14,9 @@ LAYER_NORM = 5  # fvcore's rough count per element of a LayerNorm with weight an
 
 def backbone_macs(config: VitConfig) -> int:
     """MACs of one clip through the bare backbone, without the head."""
-    embed = config.tokens * config.width * 3 * config.tubelet * config.patch**2
-    return embed + config.depth * block_macs(config, config.tokens, config.tokens)
+    embed = config.patches * config.width * 3 * config.tubelet * config.patch**2
+    norm = LAYER_NORM * config.tokens * config.width if config.family == "clip" else 0
+    return embed + norm + config.depth * block_macs(config, config.tokens, config.tokens // config.steps)
 
 
 def block_macs(config: VitConfig, rows: int, keys: int) -> int:
@@ -30,9 +31,9 @@ def attention_macs(config: VitConfig, rows: int, keys: int) -> int:
 
 
 def token_macs(config: VitConfig, tokens: int) -> int:
-    """What T tokens add to one block that computes everything for them, as for the video's own rows."""
-    video = config.tokens
-    return block_macs(config, video + tokens, video + tokens) - block_macs(config, video, video)
+    """What T tokens add to one block that computes everything for them, as for the video's own rows, in every step."""
+    steps, own = config.steps, config.tokens // config.steps
+    return steps * (block_macs(config, own + tokens, own + tokens) - block_macs(config, own, own))
 
 
 def bottleneck_macs(config: VitConfig, rank: int) -> int:
@@ -46,11 +47,13 @@ def bottleneck_parameters(config: VitConfig, rank: int) -> int:
 
 
 def backbone_parameters(config: VitConfig) -> int:
-    """Numbers of the whole backbone; positions are no weights, a key bias does not exist."""
+    """Numbers of the whole backbone; VideoMAE's positions are no weights, a key bias does not exist there."""
     width, hidden = config.width, config.hidden
     embed = 3 * config.tubelet * config.patch**2 * width + width
     attention = 4 * width**2 + 3 * width
     mlp = 2 * width * hidden + hidden + width
+    if config.family == "clip":  # positions and the norm behind them
+        embed, attention = embed + (config.tokens + 2) * width, attention + width
     return embed + config.depth * (attention + mlp + 4 * width)
 
 

@@ -47,7 +47,7 @@ class Full(Method):
             block = vit.block(index)
             x_BNC = x_BNC + self._drop_path(block.attn(block.norm1(x_BNC)), rate)
             x_BNC = x_BNC + self._drop_path(block.mlp(x_BNC), rate)
-        return x_BNC
+        return vit.read_out(x_BNC)
 
     def _drop_path(self, branch_BNC: Tensor, rate: float) -> Tensor:
         if not self.training or rate == 0:
@@ -59,8 +59,8 @@ class Full(Method):
         """Falls from the head, 1, to the patch embedding."""
         if not name.startswith("vit."):
             return 1.0
-        _, part, index, *_ = name.split(".")
-        above = self.config.depth - int(index) if part == "blocks" else self.config.depth + 1
+        _, part, *inside = name.split(".")
+        above = self.config.depth - int(inside[0]) if part == "blocks" else self.config.depth + 1
         return self.layer_decay**above
 
     def deploy(self, vit: Vit) -> Deployed:

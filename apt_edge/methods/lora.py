@@ -49,7 +49,8 @@ class Lora(AdapterMethod[Factors]):
 
     def adapted(self, block: Block, adapter: Factors, x_BNC: Tensor) -> Tensor:
         """One block with its products beside the query and value weights."""
-        n_BNC, attn = block.norm1(x_BNC), block.attn
+        attn = block.attn
+        n_BNC = attn.apart(block.norm1(x_BNC))
         query, key, value = attn.project(n_BNC)
         deltas = [factors.up(factors.down(n_BNC)) for factors in (adapter.query, adapter.value)]
         query_delta, value_delta = attn.split(self.factor * torch.cat(deltas, dim=2), 2)

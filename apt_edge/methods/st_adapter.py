@@ -32,7 +32,7 @@ class StAdapter(AdapterMethod[Places]):
     linear layer, so that training begins at the untouched backbone.
 
     The published backbone is CLIP with attention inside each frame, and its class token is left alone. VideoMAE has no
-    class token: here the adapters act on all tokens, and a time step is a tubelet.
+    class token: here the adapters act on all tokens, CLIP's class tokens among them, and a time step is a tubelet.
 
     Args:
         config: sizes of the backbone.

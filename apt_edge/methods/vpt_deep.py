@@ -48,6 +48,10 @@ class VptDeep(Method):
         check_count("vpt-deep", "tokens", tokens)
         self.tokens, self.dropout, self.pool = tokens, dropout, pool
         if pool == "all":
+            if config.per_frame:
+                raise ConfigError(
+                    "vpt-deep does not pool over prompts where the head averages class tokens", fix='set pool = "video"'
+                )
             self.folds = False
             self.reason = "the head averages the prompts' rows of the last block, and those depend on the video"
             self.deployment = "constant keys and values, and in the last block tokens with constant queries as well"
@@ -124,12 +128,13 @@ class VptDeepTokens(nn.Module):
         x_BNC = self.vit.embed(clip_BCTHW)
         last = len(self.vit.blocks) - 1
         for index in range(last + 1):
+            block = self.vit.block(index)
             if index not in self.method.blocks:
-                x_BNC = self.vit.run_blocks(x_BNC, start=index, stop=index + 1)
+                x_BNC = block(x_BNC)
                 continue
-            prompts_TC = self.method.prompts[index - self.method.blocks.start].to(x_BNC.dtype)
-            with_prompts = torch.cat([prompts_TC.expand(len(x_BNC), -1, -1), x_BNC], dim=1)
-            x_BNC = self.vit.run_blocks(with_prompts, start=index, stop=index + 1)
+            prompts_TC, own_BNC = self.method.prompts[index - self.method.blocks.start], block.attn.apart(x_BNC)
+            with_prompts = torch.cat([prompts_TC.to(x_BNC.dtype).expand(len(own_BNC), -1, -1), own_BNC], dim=1)
+            x_BNC = block(block.attn.together(with_prompts))
             if self.method.pool == "video" or index < last:
-                x_BNC = x_BNC[:, len(prompts_TC) :]
-        return self.head(x_BNC)
+                x_BNC = block.attn.together(block.attn.apart(x_BNC)[:, len(prompts_TC) :])
+        return self.head(self.vit.read_out(x_BNC))

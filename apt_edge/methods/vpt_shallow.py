@@ -37,6 +37,11 @@ class VptShallow(Method):
     def __init__(self, config: VitConfig, tokens: int, dropout: float = 0.0) -> None:
         super().__init__(config, range(config.depth))
         check_count("vpt-shallow", "tokens", tokens)
+        if config.per_frame:
+            raise ConfigError(
+                "vpt-shallow has no per-frame form: its tokens would flow through each time step alone",
+                fix="take vpt-deep, or the joint form of the backbone",
+            )
         if config.depth < 2:
             raise ConfigError("vpt-shallow on a single block is vpt-deep", fix="use vpt-deep: it folds")
         self.tokens, self.dropout = tokens, dropout

@@ -9,7 +9,8 @@ import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from apt_edge.backbone.vit import SIZES, ExtraKV, Head, Vit, VitConfig, sincos_positions
+from apt_edge.backbone.layers import sincos_positions
+from apt_edge.backbone.vit import SIZES, ExtraKV, Head, Vit, VitConfig
 
 ROOT = Path(__file__).parents[2]
 

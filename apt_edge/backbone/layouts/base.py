@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from apt_edge.backbone.vit import VitConfig, sincos_positions
+from apt_edge.backbone.layers import sincos_positions
+from apt_edge.backbone.vit import VitConfig
 from apt_edge.errors import BackboneError
 
 Shapes = Mapping[str, tuple[int, ...]]

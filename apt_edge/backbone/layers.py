@@ -1,0 +1,33 @@
+"""What the backbone is made of beside its blocks: norm, activation and table of positions.
+
+Shapes: N video tokens, C width.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+
+class LayerNorm(nn.LayerNorm):
+    """LayerNorm in float32 at least, whatever the stream's precision: x^2 overflows in float16 at |x| = 256."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        weight, bias = self.weight.to(dtype), self.bias.to(dtype)
+        return F.layer_norm(x.to(dtype), self.normalized_shape, weight, bias, self.eps).to(x.dtype)
+
+
+def quick_gelu(x: Tensor) -> Tensor:
+    """CLIP's activation."""
+    return x * torch.sigmoid(1.702 * x)
+
+
+def sincos_positions(tokens: int, width: int) -> Tensor:
+    """Fixed 1-D sin-cos table `[1, N, C]`: even channels sine, odd cosine (VideoMAE modeling_finetune.py:174-184)."""
+    channel = torch.arange(width, dtype=torch.float64)
+    rate = torch.pow(10000, 2 * torch.div(channel, 2, rounding_mode="floor") / width)
+    angle = torch.arange(tokens, dtype=torch.float64)[:, None] / rate
+    angle[:, 0::2], angle[:, 1::2] = angle[:, 0::2].sin(), angle[:, 1::2].cos()
+    return angle.float()[None]
