@@ -33,6 +33,7 @@ class Hints:
         config: Hugging Face's config.json; empty when there is none.
         args: arguments of the run that wrote the checkpoint (final_args.json, or kept in it); empty when unknown.
         heads, frames, size: forced by the user.
+        per_frame: of an image encoder's two forms, the one whose time steps attend apart (`VitConfig.per_frame`).
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -40,6 +41,7 @@ class Hints:
     heads: int | None = None
     frames: int | None = None
     size: int | None = None
+    per_frame: bool = False
 
 
 @dataclass(frozen=True)
