@@ -5,7 +5,7 @@ Shapes: L blocks, Lp prompted blocks, n prompts, D head width, C width, M hidden
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -33,7 +33,7 @@ class Hints:
         config: Hugging Face's config.json; empty when there is none.
         args: arguments of the run that wrote the checkpoint (final_args.json, or kept in it); empty when unknown.
         heads, frames, size: forced by the user.
-        per_frame: of an image encoder's two forms, the one whose time steps attend apart (`VitConfig.per_frame`).
+        clip_form: of the two forms of CLIP on video.
     """
 
     config: Mapping[str, Any] = field(default_factory=dict)
@@ -41,7 +41,7 @@ class Hints:
     heads: int | None = None
     frames: int | None = None
     size: int | None = None
-    per_frame: bool = False
+    clip_form: str | None = None
 
 
 @dataclass(frozen=True)
@@ -100,9 +100,10 @@ class Converted:
             self.missing.append(theirs)
 
 
-def depth_of(shapes: Shapes, prefix: str) -> int:
+def depth_of(names: Iterable[str], prefix: str) -> int:
     """Number of blocks named `<prefix><index>.`."""
-    return 1 + max((int(n[len(prefix) :].split(".")[0]) for n in shapes if n.startswith(prefix)), default=-1)
+    indices = (name[len(prefix) :].split(".")[0] for name in names if name.startswith(prefix))
+    return 1 + max((int(index) for index in indices if index.isdecimal()), default=-1)
 
 
 def choose_heads(width: int, hints: Hints, warnings: list[str], head_width: int | None = None) -> int:
