@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from apt_edge.backbone.layouts import adaptformer, huggingface, videomae
+from apt_edge.backbone.layouts import adaptformer, clip, huggingface, videomae
 from apt_edge.backbone.layouts.base import Converted, Hints, Shapes, Tensors
 from apt_edge.errors import BackboneError
 
@@ -27,6 +27,7 @@ LAYOUTS: dict[str, Layout] = {
     "videomae": videomae,
     "huggingface": huggingface,
     "adaptformer": adaptformer,
+    "clip": clip,
 }
 
 
