@@ -62,7 +62,7 @@ def convert(tensors: Tensors, hints: Hints) -> Converted:
     found.used = {ours: " + ".join(prefix + part for part in names.split(" + ")) for ours, names in found.used.items()}
     found.missing = [prefix + name for name in found.missing]
     found.notes += [
-        f"the {form} form of CLIP on video is apt-edge's own definition: figures of other projects are not of this model",
+        f"the {form} form of CLIP on video is apt-edge's own definition: others' figures are of other models",
         "the activation is that of OpenAI's own weights, x sigmoid(1.702 x); the file does not say it",
         f"CLIP was trained on other colours than VideoMAE: set clip.mean = {list(MEAN)} and clip.std = {list(STD)}",
     ]
