@@ -1,84 +1,221 @@
-"""Backbone weights on disk: canonical safetensors with the sizes in the header, and the hash that packs refer to."""
+"""Backbone weights on disk: canonical safetensors with the sizes in the header, and the hash that packs refer to.
+
+Checkpoints in other people's layouts are read too (`layouts`); `python -m train.convert` makes canonical ones of them.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import warnings
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from torch import Tensor
 
+from apt_edge.backbone.layouts import LAYOUTS, find_layout
+from apt_edge.backbone.layouts.base import Converted, Hints
+from apt_edge.backbone.sources import Stored, locate, read
 from apt_edge.backbone.vit import SIZES, Vit, VitConfig, size_by_name
-from apt_edge.errors import BackboneError
+from apt_edge.errors import AptEdgeError, BackboneError
 from apt_edge.files import atomic
 
 EMBEDDED = Path(__file__).parent / "weights"
+FORMAT = "apt-edge backbone 1"
 UNSEEN = {
     field.name: field.default for field in fields(VitConfig) if field.name in ("eps", "head_eps", "family", "per_frame")
 }
+TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # safetensors' names
+Advance = Callable[[int], object]
 
 
 def backbone_hash(vit: Vit) -> str:
+    """`tensors_hash` of a backbone."""
+    return tensors_hash(vit.config, vit.state_dict())
+
+
+def tensors_hash(config: VitConfig, tensors: Mapping[str, Tensor], half: bool = False, advance: Advance = int) -> str:
     """sha256 over names, shapes and float32 bytes of every tensor, in the order of their names.
 
     What no tensor shows (`UNSEEN`) counts where it is not VideoMAE's own: the same weights with other epsilons are
     another backbone.
+
+    Args:
+        config: of the backbone.
+        tensors: its weights.
+        half: as `write_backbone` stores them when `half`.
+        advance: told the numbers of each tensor when it is done.
     """
     digest = hashlib.sha256()
-    own = {name: getattr(vit.config, name) for name in UNSEEN}
+    own = {name: getattr(config, name) for name in UNSEEN}
     digest.update("".join(f"{name}={value}" for name, value in own.items() if value != UNSEEN[name]).encode())
-    for name, tensor in sorted(vit.state_dict().items()):
+    for name, tensor in sorted(tensors.items()):
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
-        digest.update(tensor.detach().cpu().float().contiguous().numpy().tobytes())
+        digest.update(_bytes(_stored(tensor, half).float()))
+        advance(tensor.numel())
     return digest.hexdigest()
 
 
 def save_backbone(path: str | Path, vit: Vit, half: bool = False, notes: dict[str, str] | None = None) -> None:
     """Write the canonical safetensors file, in float16 when `half`; `notes` go into the header as they are."""
-    tensors = {k: v.detach().cpu().to(torch.float16 if half else torch.float32) for k, v in vit.state_dict().items()}
-    header = {"format": "apt-edge backbone 1", "config": json.dumps(asdict(vit.config)), **(notes or {})}
-    with atomic(path) as temporary:
-        save_file(tensors, temporary, metadata=header)
+    write_backbone(path, vit.config, vit.state_dict(), half, notes)
+
+
+def write_backbone(
+    path: str | Path,
+    config: VitConfig,
+    tensors: Mapping[str, Tensor],
+    half: bool = False,
+    notes: Mapping[str, str] | None = None,
+    advance: Advance = int,
+) -> None:
+    """Write the canonical safetensors file, one tensor after the other: no second copy of all stands in memory.
+
+    Args:
+        path: whole or absent when this returns.
+        config: goes into the header.
+        tensors: our names; types of 16 bits stay as they are, all others become float32.
+        half: all become float16.
+        notes: go into the header as they are.
+        advance: told the numbers of each tensor when it is written.
+
+    Raises:
+        BackboneError: a number that float16 cannot hold.
+    """
+    types = {name: torch.float16 if half else _type(tensor) for name, tensor in tensors.items()}
+    # Wide types first, as safetensors' own writer does: every tensor is aligned.
+    names = sorted(tensors, key=lambda name: (-types[name].itemsize, name))
+    header: dict[str, object] = {
+        "__metadata__": {"format": FORMAT, "config": json.dumps(asdict(config)), **(notes or {})}
+    }
+    end = 0
+    for name in names:
+        start, end = end, end + tensors[name].numel() * types[name].itemsize
+        header[name] = {"dtype": TYPES[types[name]], "shape": list(tensors[name].shape), "data_offsets": [start, end]}
+    text = json.dumps(header).encode()
+    text += b" " * (-len(text) % 8)
+    with atomic(path) as temporary, temporary.open("wb") as file:
+        file.write(len(text).to_bytes(8, "little") + text)
+        for name in names:
+            file.write(_bytes(_stored(tensors[name], half)))
+            advance(tensors[name].numel())
+
+
+def _type(tensor: Tensor) -> torch.dtype:
+    return tensor.dtype if tensor.dtype in TYPES else torch.float32
+
+
+def _stored(tensor: Tensor, half: bool) -> Tensor:
+    """A tensor as it is written."""
+    made = tensor.detach().cpu().to(torch.float16 if half else _type(tensor))
+    if half and tensor.dtype != torch.float16 and made.isinf().any():
+        raise BackboneError(
+            "a weight is too large for float16", found=f"{tensor.abs().max():.3g}", fix="leave --half out"
+        )
+    return made
+
+
+def _bytes(tensor: Tensor) -> memoryview:
+    """The bytes of a tensor on the CPU, without a copy where it is contiguous."""
+    return tensor.contiguous().flatten().view(torch.uint8).numpy().data
 
 
 def load_backbone(source: str | Path) -> Vit:
     """Load weights as a frozen float32 `Vit` in eval mode.
 
     Args:
-        source: a canonical `.safetensors` file, or the name of an embedded backbone (`nano`),
-            or `random:<size>` for random weights from seed 0 (benchmarks and tests).
+        source: a canonical `.safetensors` file, a checkpoint in one of the `LAYOUTS` (file, folder, or owner/name on
+            the Hugging Face hub), the name of an embedded backbone (`nano`), or `random:<size>` for random weights from
+            seed 0 (benchmarks and tests). What a user should know of a foreign checkpoint is a warning.
 
     Raises:
-        BackboneError: the file is missing, damaged or not a backbone.
+        BackboneError: the weights are missing, damaged or not a backbone's, or reading them would execute code.
     """
     text = str(source)
     if text.startswith("random:"):
         return random_backbone(text.removeprefix("random:"))
-    path = EMBEDDED / f"{text}.safetensors" if text in SIZES else Path(source)
-    if not path.is_file():
-        shipped = ", ".join(sorted(p.stem for p in EMBEDDED.glob("*.safetensors"))) or "none"
+    converted = read_checkpoint(source)
+    for warning in converted.warnings:
+        warnings.warn(f"{source}: {warning}", stacklevel=2)
+    vit = Vit(converted.config)
+    vit.load_state_dict({name: tensor.float() for name, tensor in converted.tensors.items()})
+    return freeze(vit)
+
+
+def read_checkpoint(
+    source: str | Path,
+    *,
+    heads: int | None = None,
+    frames: int | None = None,
+    size: int | None = None,
+    clip_form: str | None = None,
+) -> Converted:
+    """Everything that a checkpoint holds, under our names, in its own precision, mapped from the file where possible.
+
+    Args:
+        source: as `load_backbone` takes it, random weights apart.
+        heads, frames, size: forced, where the checkpoint does not decide them.
+        clip_form: `joint` or `per-frame`, for CLIP.
+
+    Raises:
+        BackboneError: as `load_backbone`; parts that are missing are named.
+    """
+    embedded = EMBEDDED / f"{source}.safetensors"
+    stored = read(embedded if str(source) in SIZES and embedded.is_file() else locate(source))
+    if stored.header.get("format") == FORMAT:
+        converted = _canonical(stored, {"heads": heads, "frames": frames, "size": size, "clip_form": clip_form})
+    else:
+        layout = find_layout({name: tuple(tensor.shape) for name, tensor in stored.tensors.items()}, str(source))
+        hints = Hints(stored.config, stored.args, heads, frames, size, clip_form)
+        try:
+            converted = LAYOUTS[layout].convert(stored.tensors, hints)
+        except AptEdgeError as error:
+            raise BackboneError(f"{source}: {error.wrong}", found=error.found, fix=error.fix) from None
+        converted.layout = layout
+        converted.ignored |= dict.fromkeys(stored.beside, "stands beside the weights")
+    converted.path, converted.args = stored.path, stored.args
+    _check(converted, str(source))
+    return converted
+
+
+def _canonical(stored: Stored, forced: Mapping[str, object]) -> Converted:
+    """Our own file; nothing about it can be forced."""
+    if given := ", ".join(name for name, value in forced.items() if value is not None):
         raise BackboneError(
-            f"there are no backbone weights at {path}", fix=f"give a .safetensors file, or an embedded one: {shipped}"
+            f"{stored.path} is a canonical backbone, whose sizes are settled", found=given, fix="convert its source"
         )
     try:
-        with safe_open(path, framework="pt") as file:
-            header = file.metadata() or {}
-            tensors = {name: file.get_tensor(name).float() for name in file.keys()}  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+        config = VitConfig(**json.loads(stored.header["config"]))
+    except (KeyError, ValueError, TypeError) as error:
         raise BackboneError(
-            f"{path} is not a readable safetensors file", found=str(error), fix="copy it again"
+            f"{stored.path} holds no backbone configuration that is known",
+            found=str(error),
+            fix="convert its source again",
         ) from None
-    if "config" not in header:
-        raise BackboneError(f"{path} holds no backbone configuration", found=f"header {sorted(header)}")
-    vit = Vit(VitConfig(**json.loads(header["config"])))
-    try:
-        vit.load_state_dict(tensors)
-    except RuntimeError as error:
-        raise BackboneError(f"the tensors in {path} do not fit its own configuration", found=str(error)) from None
-    return freeze(vit)
+    return Converted(config, stored.tensors, {name: name for name in stored.tensors}, layout="apt-edge")
+
+
+def _check(converted: Converted, source: str) -> None:
+    """Names and shapes must be those of the backbone that the configuration makes."""
+    with torch.device("meta"):
+        expected = {name: tuple(tensor.shape) for name, tensor in Vit(converted.config).state_dict().items()}
+    found = {name: tuple(tensor.shape) for name, tensor in converted.tensors.items()}
+    if missing := converted.missing or sorted(expected.keys() - found.keys()):
+        raise BackboneError(
+            f"{source} lacks {len(missing)} tensors of a backbone",
+            found="no " + ", ".join(missing[:6]) + (" ..." if len(missing) > 6 else ""),
+            fix="give the whole checkpoint",
+        )
+    if wrong := [name for name in found if found[name] != expected.get(name)]:
+        raise BackboneError(
+            f"the tensors in {source} do not fit its own configuration",
+            found="; ".join(f"{n} {list(found[n])} instead of {list(expected.get(n, ()))}" for n in wrong[:3]),
+            fix="give a checkpoint whose blocks have the same sizes",
+        )
+    if other := [name for name, tensor in converted.tensors.items() if not tensor.is_floating_point()]:
+        raise BackboneError(f"{source} holds quantised weights", found=other[0], fix="give them in float32 or float16")
 
 
 def random_backbone(size: str, seed: int = 0) -> Vit:

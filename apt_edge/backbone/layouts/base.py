@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -79,6 +80,7 @@ class Converted:
         head: norm and classifier, when there are ones that fit the mean over the tokens.
         apt: the prompts of an APT checkpoint.
         labels: class names, when the source has them.
+        layout, path, args: which layout it is, the file, and the arguments of the run that wrote it.
     """
 
     config: VitConfig
@@ -91,6 +93,9 @@ class Converted:
     head: ForeignHead | None = None
     apt: Prompts | None = None
     labels: list[str] | None = None
+    layout: str = ""
+    path: Path = Path()
+    args: Mapping[str, Any] = field(default_factory=dict)
 
     def take(self, ours: str, theirs: str, tensors: Tensors) -> None:
         """One tensor as it is, or one more that is missing."""
