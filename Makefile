@@ -23,7 +23,7 @@ setup: $(READY)
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt \
-		-e ".[train,export,bench,onnxruntime,openvino,tensorrt-rtx,dev]"
+		-e ".[train,export,bench,onnxruntime,openvino,tensorrt-rtx,decord,dev]"
 	touch $(READY)
 
 # The tutorial: clips -> prompts -> ONNX -> compiled FP16 engine -> measured -> predicted.

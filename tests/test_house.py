@@ -34,7 +34,7 @@ DEVICE_MODULES = [
     "apt_edge.inspection",
     *(
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for room in ("runtime", "video")
+        for room in ("runtime", "video", "video/decoders", "video/formats")
         for path in sorted((ROOT / "apt_edge" / room).glob("[a-z]*.py"))
     ),
 ]
