@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,8 @@ def inspect(path: Path) -> dict[str, Any]:
         return _safetensors(path)
     raise AptEdgeError(
         f"{path} is nothing that can be inspected" if path.exists() else f"{path} does not exist",
-        fix=f"give a pack or backbone (.safetensors), an exported model's directory, or its {ENGINE}",
+        fix=f"give a pack or backbone (.safetensors), an exported model's directory, or its {ENGINE}; "
+        "a checkpoint of others: python -m train.convert",
     )
 
 
@@ -34,14 +36,17 @@ def _safetensors(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="np") as file:
             header = file.metadata() or {}
-            count = sum(file.get_tensor(name).size for name in file.keys())  # noqa: SIM118 (not a dict)
+            shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a dict)
     except (SafetensorError, OSError) as error:
         raise AptEdgeError(
             f"{path} is not a readable safetensors file", found=str(error), fix="copy it again"
         ) from None
     if header.get("format") == PACK_FORMAT:
         return {"kind": "prompt pack", **_pack(path, PromptPack.load(path))}
-    known = {"kind": header.get("format", "safetensors file without a known format"), "numbers": count}
+    known = {
+        "kind": header.get("format", "safetensors file without a known format"),
+        "numbers": sum(map(math.prod, shapes)),
+    }
     return known | {key: value for key, value in header.items() if key != "format"} | {"bytes": path.stat().st_size}
 
 

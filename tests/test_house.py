@@ -126,6 +126,7 @@ def test_every_shipped_configuration_loads():
 
 TOOLS = [
     "train.clips",
+    "train.convert",
     "train.tune",
     "train.sweep",
     "train.league",

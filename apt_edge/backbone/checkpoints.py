@@ -199,15 +199,11 @@ def _canonical(stored: Stored, forced: Mapping[str, object]) -> Converted:
 
 def _check(converted: Converted, source: str) -> None:
     """Names and shapes must be those of the backbone that the configuration makes."""
+    _refuse_missing(converted.missing, source)
     with torch.device("meta"):
         expected = {name: tuple(tensor.shape) for name, tensor in Vit(converted.config).state_dict().items()}
     found = {name: tuple(tensor.shape) for name, tensor in converted.tensors.items()}
-    if missing := converted.missing or sorted(expected.keys() - found.keys()):
-        raise BackboneError(
-            f"{source} lacks {len(missing)} tensors of a backbone",
-            found="no " + ", ".join(missing[:6]) + (" ..." if len(missing) > 6 else ""),
-            fix="give the whole checkpoint",
-        )
+    _refuse_missing(sorted(expected.keys() - found.keys()), source)
     if wrong := [name for name in found if found[name] != expected.get(name)]:
         raise BackboneError(
             f"the tensors in {source} do not fit its own configuration",
@@ -216,6 +212,15 @@ def _check(converted: Converted, source: str) -> None:
         )
     if other := [name for name, tensor in converted.tensors.items() if not tensor.is_floating_point()]:
         raise BackboneError(f"{source} holds quantised weights", found=other[0], fix="give them in float32 or float16")
+
+
+def _refuse_missing(missing: list[str], source: str) -> None:
+    if missing:
+        raise BackboneError(
+            f"{source} lacks {len(missing)} tensors of a backbone",
+            found="no " + ", ".join(missing[:6]) + (" ..." if len(missing) > 6 else ""),
+            fix="give the whole checkpoint",
+        )
 
 
 def random_backbone(size: str, seed: int = 0) -> Vit:
