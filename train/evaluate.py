@@ -1,11 +1,15 @@
-"""Accuracy of a pack on a list of videos: `python -m train.evaluate runs/x/pack.safetensors --list val.csv`."""
+"""Accuracy of a pack on videos: `python -m train.evaluate runs/x/pack.safetensors --list val.csv --views 5x3`."""
 
 from __future__ import annotations
 
 import argparse
+import csv
+import hashlib
 import json
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,102 +19,215 @@ from tqdm import tqdm
 
 from apt_edge.backbone.checkpoints import load_backbone
 from apt_edge.backbone.folded import FoldedModel, folded_model
-from apt_edge.errors import run_tool
-from apt_edge.files import write_json
+from apt_edge.clip import ClipSpec
+from apt_edge.errors import ConfigError, VideoError, run_tool
+from apt_edge.files import atomic, write_json
 from apt_edge.pack import PromptPack
+from apt_edge.video.decode import DECODERS
+from apt_edge.video.lists import FORMATS, match_labels, read_list
+from apt_edge.video.views import Views
 from train.devices import add_device_arguments, choose_device
-from train.engine.data import Clips, batches, load, read_items, shuffle_frames
-from train.engine.order import FORWARD_BATCH, Order
-from train.plots import save_confusion
+from train.engine.data import Clips
+from train.plots import save_confusion, save_per_class
+from train.scoring import Verdict, verdicts, write_predictions
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a list of videos says about a pack; accuracies are parts of 1.
+    """What videos say about a pack; accuracies are parts of 1.
 
     Attributes:
-        accuracy, accuracy_top5: over all clips (top-5 with fewer than five classes is 1).
-        accuracy_shuffled: top-1 on the same frames in random order; near `accuracy`, single frames tell the classes.
-        per_class: top-1 of each class that occurs.
-        confusion: `[K, K]` counts, rows true, columns predicted.
+        verdicts: on every video of the list, those that cannot be read included.
+        skip_bad: leave these out of every number; else they count as wrong.
+        labels: class names.
+        views: of each video.
+        preprocessing: what turned files into clips, with a `fingerprint` of it all.
     """
 
-    clips: int
-    accuracy: float
-    accuracy_top5: float
-    accuracy_shuffled: float
-    per_class: dict[str, float]
-    confusion: np.ndarray
+    verdicts: Sequence[Verdict]
+    skip_bad: bool
+    labels: Sequence[str]
+    views: Views
+    preprocessing: dict[str, Any]
+
+    @property
+    def counted(self) -> list[Verdict]:
+        """The videos that the numbers are about."""
+        return [verdict for verdict in self.verdicts if not (self.skip_bad and verdict.reason)]
+
+    @property
+    def per_class(self) -> dict[str, tuple[int, int]]:
+        """Videos and right ones of each class that occurs."""
+        seen = [verdict.label for verdict in self.counted]
+        right = [verdict.label for verdict in self.counted if verdict.right]
+        clips_K, right_K = (np.bincount(labels, minlength=len(self.labels)).tolist() for labels in (seen, right))
+        return {name: (clips_K[k], right_K[k]) for k, name in enumerate(self.labels) if clips_K[k]}
+
+    @property
+    def confusion(self) -> np.ndarray:
+        """`[K, K]` counts of the videos that can be read, rows true, columns predicted."""
+        confusion_KK = np.zeros((len(self.labels), len(self.labels)), dtype=np.int64)
+        for verdict in self.counted:
+            if verdict.top:
+                confusion_KK[verdict.label, verdict.top[0]] += 1
+        return confusion_KK
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready, without the confusion counts."""
-        return {key: value for key, value in vars(self).items() if key != "confusion"}
+        """JSON-ready.
+
+        `accuracy_top5` with fewer than five classes is 1 for what can be read. `accuracy_shuffled` is top-1 on the same
+        frames in random order; near `accuracy`, single frames tell the classes. It is None for several views.
+        `accuracy_per_class` is the mean of `per_class`. `unreadable` is a count.
+        """
+        counted = self.counted
+        per_class = {name: right / clips for name, (clips, right) in self.per_class.items()}
+        shuffled = [verdict.shuffled == verdict.label for verdict in counted]
+        return {
+            "clips": len(counted),
+            "views": str(self.views),
+            "accuracy": sum(verdict.right for verdict in counted) / len(counted),
+            "accuracy_top5": sum(verdict.label in verdict.top for verdict in counted) / len(counted),
+            "accuracy_shuffled": sum(shuffled) / len(counted) if self.views == Views() else None,
+            "accuracy_per_class": sum(per_class.values()) / len(per_class),
+            "per_class": per_class,
+            "unreadable": sum(bool(verdict.reason) for verdict in self.verdicts),
+            "skip_bad": self.skip_bad,
+            "preprocessing": self.preprocessing,
+        }
 
 
-def evaluate(model: FoldedModel, clips: Clips, labels: Sequence[str], device: torch.device, workers: int) -> Evaluation:
-    """Run every clip of a list, in its own order and with shuffled frames.
+def evaluate(
+    model: FoldedModel,
+    clips: Clips,
+    labels: Sequence[str],
+    device: torch.device,
+    workers: int = 0,
+    views: Views = Views(),  # noqa: B008, it is frozen
+    skip_bad: bool = False,
+) -> Evaluation:
+    """Score every video of a list, whose items all have a class; softmax is averaged over the views.
 
     Raises:
-        VideoError: a clip cannot be read.
+        ConfigError: the clips have no such views.
+        VideoError: not one video can be read.
     """
-    classes = len(labels)
-    confusion_KK = np.zeros((classes, classes), dtype=np.int64)
-    in_top5, right_shuffled = 0, 0
-    loader = load(clips, Order(len(clips), FORWARD_BATCH, None), workers)
-    with torch.no_grad(), tqdm(total=len(clips), desc="evaluation", unit="clip", disable=None) as bar:
-        for sample in batches(loader):
-            clip_BCTHW = sample.views[:, 0]
-            shuffled_BCTHW = shuffle_frames(clip_BCTHW, sample.place)
-            logits_BK = model(clip_BCTHW.to(device)).cpu()
-            np.add.at(confusion_KK, (sample.label.numpy(), logits_BK.argmax(1).numpy()), 1)
-            top5 = logits_BK.topk(min(5, classes), dim=1).indices
-            in_top5 += int((top5 == sample.label[:, None]).any(1).sum())
-            right_shuffled += int((model(shuffled_BCTHW.to(device)).cpu().argmax(1) == sample.label).sum())
-            bar.update(len(sample.label))
-    right_K, clips_K = confusion_KK.diagonal(), confusion_KK.sum(axis=1)
-    return Evaluation(
-        clips=len(clips),
-        accuracy=int(right_K.sum()) / len(clips),
-        accuracy_top5=in_top5 / len(clips),
-        accuracy_shuffled=right_shuffled / len(clips),
-        per_class={labels[k]: int(right_K[k]) / int(clips_K[k]) for k in range(classes) if clips_K[k]},
-        confusion=confusion_KK,
+    views.check(clips.spec)
+    found = verdicts(model, clips, views, device, workers)
+    seen = list(tqdm(found, total=len(clips), desc="evaluation", unit="video", disable=None))
+    if all(verdict.reason for verdict in seen):
+        raise VideoError(
+            f"none of the {len(seen)} videos can be read",
+            found=f"{seen[0].path}: {seen[0].reason}",
+            fix="check the paths: --root, or data.root of a recipe, is the folder that relative ones start at",
+        )
+    return Evaluation(seen, skip_bad, labels, views, preprocessing(clips.spec, views, clips.decoder))
+
+
+def preprocessing(spec: ClipSpec, views: Views, decoder: str) -> dict[str, Any]:
+    """What turns files into a model's input; equal fingerprints are equal settings and equal software."""
+    packages = ("av", "numpy", *(("decord2", "decord") if decoder == "decord" else ()))
+    said = {"clip": spec.to_dict(), "views": str(views), "decoder": decoder, "versions": _versions(packages)}
+    return {**said, "fingerprint": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
+
+
+def _versions(packages: Sequence[str]) -> dict[str, str]:
+    found = {}
+    for name in packages:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
+
+
+def save_evaluation(evaluation: Evaluation, folder: Path, predictions: Path | None = None) -> None:
+    """Write predictions.jsonl, per_class.csv, per_class.png and confusion.png; `predictions` is another place."""
+    write_predictions(
+        predictions or folder / "predictions.jsonl", evaluation.verdicts, evaluation.labels, evaluation.views
     )
+    with atomic(folder / "per_class.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["class", "clips", "right", "accuracy"])
+        table.writerows([name, clips, right, right / clips] for name, (clips, right) in evaluation.per_class.items())
+    save_per_class(
+        {name: right / clips for name, (clips, right) in evaluation.per_class.items()}, folder / "per_class.png"
+    )
+    save_confusion(evaluation.confusion, evaluation.labels, folder / "confusion.png")
 
 
 def describe(evaluation: Evaluation) -> str:
     """A few lines for people."""
-    worst = sorted(evaluation.per_class.items(), key=lambda pair: pair[1])[:3]
-    return "\n".join(
-        [
-            f"clips              {evaluation.clips}",
-            f"accuracy           {evaluation.accuracy:.1%}  (top-5 {evaluation.accuracy_top5:.1%})",
-            f"frames shuffled    {evaluation.accuracy_shuffled:.1%}",
-            f"weakest classes    {', '.join(f'{label} {part:.0%}' for label, part in worst)}",
-        ]
-    )
+    result = evaluation.to_dict()
+    worst = sorted(result["per_class"].items(), key=lambda pair: pair[1])[:3]
+    lines = [
+        f"clips              {result['clips']}, {result['views']} views",
+        f"accuracy           {result['accuracy']:.1%}  (top-5 {result['accuracy_top5']:.1%})",
+        f"mean over classes  {result['accuracy_per_class']:.1%}",
+    ]
+    if result["accuracy_shuffled"] is not None:
+        lines.append(f"frames shuffled    {result['accuracy_shuffled']:.1%}")
+    if result["unreadable"]:
+        counted = "left out" if evaluation.skip_bad else "counted as wrong"
+        lines.append(f"unreadable         {result['unreadable']}, {counted}")
+    lines.append(f"weakest classes    {', '.join(f'{label} {part:.0%}' for label, part in worst)}")
+    lines.append(f"preprocessing      {result['preprocessing']['fingerprint'][:12]}")
+    return "\n".join(lines)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="train.evaluate", description=__doc__)
+    parser.add_argument("pack", help="pack.safetensors of a run; it decides clip and labels")
+    parser.add_argument("--list", required=True, help="list file, or the root folder of a data set")
+    parser.add_argument("--part", choices=["train", "val", "test"], default="val", help="default %(default)s")
+    parser.add_argument("--views", help="clips along time x crops, such as 5x3; default: those of the pack's run")
+    parser.add_argument("--skip-bad", action="store_true", help="leave out what cannot be read; else it is wrong")
+    parser.add_argument("--format", choices=FORMATS, help="of the list, default: found out")
+    parser.add_argument("--split", type=int, choices=[1, 2, 3], default=1, help="of UCF101 and HMDB51")
+    parser.add_argument("--labels", help="file of class names, default: found beside the list")
+    parser.add_argument("--root", help="folder that relative paths start at, default: found out")
+    parser.add_argument("--decoder", choices=DECODERS, default="pyav", help="of video files, default %(default)s")
+    parser.add_argument("--backbone", help="backbone weights, if they are not where the pack's run had them")
+    parser.add_argument("--out", type=Path, help="write the figures here as JSON; tables and pictures go beside it")
+    parser.add_argument("--predictions", type=Path, help="write predictions here, as a table if it ends in .csv")
+    parser.add_argument("--json", action="store_true", help="print JSON")
+    add_device_arguments(parser)
+    return parser.parse_args()
 
 
 def main() -> None:
     """Parse, evaluate, print."""
-    parser = argparse.ArgumentParser(prog="train.evaluate", description=__doc__)
-    parser.add_argument("pack", help="pack.safetensors of a run; it decides clip and labels")
-    parser.add_argument("--list", required=True, help="list of `video class` lines")
-    parser.add_argument("--backbone", help="backbone weights, if they are not where the pack's run had them")
-    parser.add_argument("--out", help="write the figures here as JSON, and confusion.png beside it")
-    parser.add_argument("--json", action="store_true", help="print JSON")
-    add_device_arguments(parser)
-    arguments = parser.parse_args()
+    arguments = _arguments()
     device = choose_device(arguments.device)
     pack = PromptPack.load(arguments.pack)
+    views = Views.parse(arguments.views or pack.training.get("views", "1x1"))
+    views.check(pack.clip)
+    videos = read_list(
+        arguments.list,
+        arguments.part,
+        format=arguments.format,
+        split=arguments.split,
+        labels=arguments.labels,
+        root=arguments.root,
+    )
+    for note in videos.notes:
+        print(f"train.evaluate: {note}", file=sys.stderr)
+    items = match_labels(videos, pack.labels)
+    if unlabelled := [item for item in items if item.label is None]:
+        raise ConfigError(
+            f"{arguments.list} does not say the class of {len(unlabelled)} of its {len(items)} videos",
+            found=str(unlabelled[0].path),
+            fix="give a list with classes: --part val where the test part has none",
+        )
     backbone = arguments.backbone or pack.backbone.name
     model = folded_model(pack, load_backbone(backbone), backbone, arguments.pack).to(device)
-    clips = Clips(read_items(arguments.list, pack.labels), pack.clip)
-    evaluation = evaluate(model, clips, pack.labels, device, arguments.workers)
+    clips = Clips(items, pack.clip, decoder=arguments.decoder)
+    evaluation = evaluate(model, clips, pack.labels, device, arguments.workers, views, arguments.skip_bad)
     result = {"pack": arguments.pack, "list": arguments.list, "method": pack.method, **evaluation.to_dict()}
     if arguments.out:
         write_json(arguments.out, result)
-        save_confusion(evaluation.confusion, pack.labels, Path(arguments.out).with_name("confusion.png"))
+        save_evaluation(evaluation, arguments.out.parent, arguments.predictions)
+    elif arguments.predictions:
+        write_predictions(arguments.predictions, evaluation.verdicts, pack.labels, views)
     print(json.dumps(result, indent=2) if arguments.json else describe(evaluation))
 
 

@@ -1,15 +1,18 @@
-"""The two pictures of a run: its curves and its confusions."""
+"""The pictures of a run: its curves, its confusions and its classes."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from textwrap import shorten
 
 import numpy as np
 from matplotlib.figure import Figure
 
 from apt_edge.files import atomic
-from train.engine.loop import EpochRecord
+from train.engine.runlog import EpochRecord
+
+ENDS = 20  # classes at either end of the ranking
 
 
 def save_curves(history: Sequence[EpochRecord], title: str, path: Path) -> None:
@@ -47,6 +50,23 @@ def save_confusion(confusion_KK: np.ndarray, labels: Sequence[str], path: Path) 
     if classes <= 60:  # more names cannot be read
         axes.set_xticks(range(classes), labels, rotation=90)
         axes.set_yticks(range(classes), labels)
+    save_figure(figure, path)
+
+
+def save_per_class(accuracy: Mapping[str, float], path: Path) -> None:
+    """Accuracy of every class as PNG, the weakest on top; of many classes only the weakest and the strongest."""
+    ranked = sorted(accuracy.items(), key=lambda pair: pair[1])
+    left_out = len(ranked) - 2 * ENDS
+    if left_out > 0:
+        ranked = [*ranked[:ENDS], (f"({left_out} classes between)", float("nan")), *ranked[-ENDS:]]
+    figure = Figure(figsize=(8, max(3.0, 1.2 + 0.24 * len(ranked))), layout="constrained")
+    axes = figure.subplots()
+    axes.barh(range(len(ranked)), [100 * part for _, part in ranked])
+    mean = 100 * sum(accuracy.values()) / len(accuracy)
+    axes.axvline(mean, color="black", linestyle="--")
+    axes.set_yticks(range(len(ranked)), [shorten(name, 50, placeholder=" ...") for name, _ in ranked])
+    axes.set(title=f"mean {mean:.1f} %", xlabel="top-1 accuracy, %", xlim=(0, 100), ylim=(len(ranked) - 0.4, -0.6))
+    axes.grid(axis="x", alpha=0.3)
     save_figure(figure, path)
 
 
