@@ -26,7 +26,7 @@ from apt_edge.clip import ClipSpec
 from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import sha256
 from apt_edge.pack import PromptPack
-from apt_edge.video.lists import Item, read_list
+from apt_edge.video.lists import Item, match_labels, read_list
 from apt_edge.video.load import load_frames
 from export.graph.quantise import describe
 from export.model import Export
@@ -73,27 +73,27 @@ def _check_place(directory: Path) -> None:
         raise ConfigError(f"{there} is a file", fix="give a directory with --out")
 
 
-def _classes(path: Path, count: int, pack: PromptPack) -> np.ndarray:
-    """Class numbers `[M]` of the clips of `clips_of`; raises ConfigError when the pack has fewer classes."""
-    items = chosen(path, count)
-    for item in items:
-        if item.label >= len(pack.labels):
-            raise ConfigError(
-                f"{path} has a clip of class {item.label}, the pack has {len(pack.labels)} classes",
-                found=str(item.path),
-                fix="give a list of the data that the pack was tuned on; its classes count from 0",
-            )
-    return np.array([item.label for item in items])
+def _classes(path: Path, count: int, pack: PromptPack) -> np.ndarray | None:
+    """The pack's class numbers `[M]` of the clips of `clips_of`, None where the list does not say all of them.
+
+    Raises:
+        ConfigError: the list has classes that the pack does not have.
+    """
+    labels = [item.label for item in _spread(match_labels(read_list(path), pack.labels), count)]
+    return None if None in labels else np.array(labels)
 
 
 def clips_of(path: Path, spec: ClipSpec, count: int) -> np.ndarray:
     """Up to `count` clips spread evenly over a list, as a model sees them: uint8 `[M, T, S, S, 3]`."""
-    return np.stack([load_frames(item.path, spec) for item in chosen(path, count)])
+    return np.stack([load_frames(item, spec) for item in chosen(path, count)])
 
 
 def chosen(path: Path, count: int) -> list[Item]:
     """Up to `count` videos spread evenly over a list."""
-    items = read_list(path)
+    return _spread(read_list(path).items, count)
+
+
+def _spread(items: list[Item], count: int) -> list[Item]:
     return [items[i] for i in np.unique(np.linspace(0, len(items) - 1, min(count, len(items))).astype(int))]
 
 
@@ -107,7 +107,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="export.to_onnx", description="Export a pack to ONNX and prove parity.")
     parser.add_argument("pack", type=Path, help="pack.safetensors of a training run")
     parser.add_argument("--target", type=Path, required=True, nargs="+", help="one or more export/targets/*.toml")
-    parser.add_argument("--clips", type=Path, required=True, help="list of videos for the parity gate")
+    parser.add_argument("--clips", type=Path, required=True, help="list or data set of videos for the parity gate")
     parser.add_argument("--count", type=_count, default=32, help="how many of them to run (default 32)")
     parser.add_argument(
         "--set",

@@ -13,15 +13,14 @@ from tqdm import tqdm
 
 from apt_edge.errors import VideoError
 from apt_edge.video.decode import VideoInfo, verify
-from apt_edge.video.lists import Item, read_labels, read_list
-from train.engine.data import read_items
+from apt_edge.video.lists import Item, read_list
 
 
 def check_list(path: str | Path) -> dict[str, Any]:
     """Decode every video of a list to its end, in parallel, with a progress bar.
 
     Args:
-        path: a list file; class names come from `labels.txt` beside it, where there is one.
+        path: a list file or the root folder of a data set.
 
     Returns:
         A JSON-ready report: `list`, `clips`; `labels` (clips for each class), `frames` (least, median, most), `fps` and
@@ -31,7 +30,8 @@ def check_list(path: str | Path) -> dict[str, Any]:
         ConfigError: the list does not parse, or a class number has no name.
     """
     path = Path(path)
-    items, names = _items_and_names(path)
+    videos = read_list(path)
+    items = videos.items
     # Threads do: FFmpeg decodes without the interpreter's lock.
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         results = list(tqdm(pool.map(_verify, items), total=len(items), desc="decoding", unit="clip", disable=None))
@@ -40,7 +40,7 @@ def check_list(path: str | Path) -> dict[str, Any]:
     return {
         "list": str(path),
         "clips": len(items),
-        "labels": {name: counts[label] for label, name in names.items()},
+        "labels": {name: counts[label] for label, name in enumerate(videos.labels)},
         "frames": _spread([info.frames for info in infos]),
         "fps": _tally(f"{info.fps:g}" for info in infos),
         "sizes": _tally(f"{info.width}x{info.height}" for info in infos),
@@ -64,16 +64,6 @@ def describe(report: dict[str, Any]) -> str:
         ]
     lines += [f"bad: {bad['path']}\n     {bad['reason']}" for bad in report["bad"]]
     return "\n".join(lines)
-
-
-def _items_and_names(path: Path) -> tuple[list[Item], dict[int, str]]:
-    """The list, and the name of every class of labels.txt, or of every class that occurs when there is none."""
-    file = path.parent / "labels.txt"
-    if file.exists():
-        labels = read_labels(file)
-        return read_items(path, labels), dict(enumerate(labels))
-    items = read_list(path)
-    return items, {label: str(label) for label in sorted({item.label for item in items})}
 
 
 def _verify(item: Item) -> VideoInfo | str:

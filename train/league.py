@@ -25,7 +25,7 @@ from apt_edge.files import atomic, write_json
 from apt_edge.runtime.statistics import paired_ratio
 from apt_edge.runtime.timing import measure_interleaved
 from apt_edge.tables import MISSING, Column, Row, markdown_table, number
-from apt_edge.video.lists import read_labels
+from apt_edge.video.labels import read_labels
 from train.advice import warning
 from train.comparison.campaign import (
     ACCURACY,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from apt_edge.backbone.vit import Vit
 from apt_edge.clip import ClipSpec
+from apt_edge.errors import ConfigError
 from apt_edge.video.lists import read_list
 from apt_edge.video.load import load_clip
 
@@ -27,9 +28,13 @@ class Labelled:
 
 
 def read_labelled(path: str | Path, spec: ClipSpec) -> Labelled:
-    """Decode every video of a list (lines `video label`) into memory; raises ConfigError or VideoError."""
-    items = read_list(path)
-    clips = np.stack([load_clip(item.path, spec) for item in items])
+    """Decode every video of a list with classes into memory; raises ConfigError or VideoError."""
+    items = read_list(path).items
+    if unlabelled := [item for item in items if item.label is None]:
+        raise ConfigError(
+            f"{path} does not say the class of {unlabelled[0].path.name}", fix="a probe needs `video label` lines"
+        )
+    clips = np.stack([load_clip(item, spec) for item in items])
     return Labelled(torch.from_numpy(clips), torch.tensor([item.label for item in items]))
 
 

@@ -19,7 +19,7 @@ from apt_edge.files import atomic, write_json
 from apt_edge.methods import METHODS
 from apt_edge.methods.tuned import TunedModel, make_pack
 from apt_edge.pack import PromptPack
-from apt_edge.video.lists import read_labels
+from apt_edge.video.labels import read_labels
 from train.advice import dead_scales, read_evaluation, warning
 from train.devices import add_device_arguments, choose_device, make_accelerator
 from train.engine.checkpoint import load_checkpoint

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from apt_edge.errors import ConfigError
-from apt_edge.video.lists import read_labels, read_list
+from apt_edge.video.labels import read_labels
+from apt_edge.video.lists import read_list
 
 
 @pytest.mark.parametrize(
@@ -22,13 +23,13 @@ from apt_edge.video.lists import read_labels, read_list
 )
 def test_lines(tmp_path, line, path, label):
     (tmp_path / "train.csv").write_text(f"{line}\n", encoding="utf-8")
-    (item,) = read_list(tmp_path / "train.csv")
+    (item,) = read_list(tmp_path / "train.csv").items
     assert (item.path, item.label) == (tmp_path / path, label)
 
 
 def test_order_blank_lines_byte_order_mark_and_absolute_paths(tmp_path):
     (tmp_path / "l.txt").write_text("\ufeffb.mp4 1\n\n/data/a.mp4 0\n", encoding="utf-8")
-    items = read_list(str(tmp_path / "l.txt"))
+    items = read_list(str(tmp_path / "l.txt")).items
     assert [(str(i.path), i.label) for i in items] == [(str(tmp_path / "b.mp4"), 1), ("/data/a.mp4", 0)]
 
 

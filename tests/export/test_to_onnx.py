@@ -26,7 +26,7 @@ def pack(tiny_vit, tmp_path):
 def test_clips_of_classes_that_the_pack_lacks_are_refused(pack, tmp_path):
     clips = tmp_path / "clips.txt"
     clips.write_text("a.mp4 0\nb.mp4 4\nc.mp4 5\n")
-    with pytest.raises(ConfigError, match=r"a clip of class 5, the pack has 5 classes\s+found: .*c\.mp4"):
+    with pytest.raises(ConfigError, match=r"uses class 5, and there are 5 classes\s+found: .*c\.mp4"):
         next(export_pack(pack, None, [target()], clips, 32, tmp_path / "out"))
 
 

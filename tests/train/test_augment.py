@@ -24,7 +24,7 @@ def noise(*shape: int) -> np.ndarray:
 
 
 def test_views_are_a_function_of_seed_draw_and_clip(task: Task) -> None:
-    paths = [item.path for item in read_list(task.folder / "train.csv")[:2]]
+    paths = [item.path for item in read_list(task.folder / "train.csv").items[:2]]
 
     def views(seed: int, draws: tuple[int, ...], clip: int) -> list[np.ndarray]:
         return augmented_views(paths[clip], SPEC, ALL, [np.random.default_rng([seed, d, clip]) for d in draws])

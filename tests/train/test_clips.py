@@ -10,7 +10,8 @@ import pytest
 
 from apt_edge.errors import ConfigError, VideoError
 from apt_edge.video.decode import probe, read_frames
-from apt_edge.video.lists import read_labels, read_list
+from apt_edge.video.labels import read_labels
+from apt_edge.video.lists import read_list
 from train import clips
 from train.check import check_list, describe
 from train.synthetic.actions import FPS, LABELS, NUISANCES, PAIRS, SIDE, reverse, scene, write_script
@@ -30,7 +31,7 @@ def made(tmp_path_factory):
 def test_a_folder_holds_what_it_says(made):
     assert read_labels(made / "labels.txt") == LABELS
     for split in ("train", "val"):
-        items = read_list(made / f"{split}.csv")
+        items = read_list(made / f"{split}.csv").items
         assert sorted(item.label for item in items) == list(range(16))
         for item in items:
             info = probe(item.path)
@@ -44,8 +45,8 @@ def test_two_makes_agree_whatever_the_number_of_workers(made, tmp_path):
     assert record == json.loads((made / "clips.json").read_text())
     for name in TEXTS:
         assert (tmp_path / "again" / name).read_bytes() == (made / name).read_bytes()
-    item = read_list(made / "val.csv")[5]
-    other = read_list(tmp_path / "again" / "val.csv")[5]
+    item = read_list(made / "val.csv").items[5]
+    other = read_list(tmp_path / "again" / "val.csv").items[5]
     wanted = [0, 7, 19]
     np.testing.assert_array_equal(read_frames(item.path, wanted), read_frames(other.path, wanted))
 
@@ -63,7 +64,7 @@ def test_a_script_carries_everything(made):
     lines = [json.loads(line) for line in (made / "scripts.jsonl").read_text().splitlines()]
     assert len(lines) == 32
     assert all(round(value, 4) == value for line in lines for value in line["values"].values())
-    for item in read_list(made / "train.csv"):
+    for item in read_list(made / "train.csv").items:
         (line,) = [entry for entry in lines if made / entry["clip"] == item.path]
         assert line["label"] == LABELS[item.label]
         assert line["frames"] == probe(item.path).frames
@@ -205,7 +206,7 @@ def test_folders_and_counts_that_cannot_serve(tmp_path):
 @pytest.fixture
 def damaged(made, tmp_path):
     """A list of four good clips, one cut, one empty and one missing."""
-    items = read_list(made / "val.csv")
+    items = read_list(made / "val.csv").items
     (tmp_path / "cut.mp4").write_bytes(items[0].path.read_bytes()[:2000])
     (tmp_path / "empty.mp4").touch()
     lines = [f"{item.path} {item.label}" for item in items[:4]] + ["cut.mp4 0", "empty.mp4 1", "gone.mp4 1"]

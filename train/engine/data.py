@@ -69,7 +69,7 @@ class Clips(Dataset[Sample | AptEdgeError]):
 
 def read_items(path: str | Path, labels: Sequence[str]) -> list[Item]:
     """Read a list and check its classes against the names; raises ConfigError."""
-    items = read_list(path)
+    items = read_list(path).items
     highest = max(items, key=lambda item: item.label)
     if highest.label >= len(labels):
         raise ConfigError(

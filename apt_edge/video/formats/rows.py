@@ -1,0 +1,168 @@
+"""What every list format gives and takes: rows as written, before classes are numbered and files are looked for."""
+
+from __future__ import annotations
+
+import gzip
+import os
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+from apt_edge.errors import ConfigError
+
+VIDEO = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
+IMAGE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+SNIFFED = 200  # lines that decide what a list is
+
+_PARTS = {
+    "train": ("train", "training"),
+    "val": ("val", "validation", "valid", "validate", "dev"),
+    "test": ("test", "testing", "eval"),
+}
+_PART_OF = {word: part for part, words in _PARTS.items() for word in words}
+_INSTEAD = {"val": "test", "test": "val"}  # a data set with one held-out part uses it for both
+
+
+class Row(NamedTuple):
+    """One video: spellings of its path, likeliest first, and its class as a number, a name or unknown."""
+
+    paths: tuple[str, ...]
+    label: int | str | None
+    start: float | None = None
+    end: float | None = None
+    frames: int | None = None
+
+
+@dataclass
+class Listing:
+    """What a format found.
+
+    Attributes:
+        rows: of the part that was asked for; all labels are numbers, or all are names, or all are None.
+        format: one of `lists.FORMATS`.
+        names: class names by number, where the format itself decides them.
+        fallback: the same, for when no file names the classes either.
+        folder: where the list lies, which relative paths and class names are looked for around.
+        notes: for people.
+    """
+
+    rows: list[Row]
+    format: str
+    names: list[str] | None = None
+    fallback: list[str] | None = None
+    folder: Path = field(default_factory=Path)
+    notes: list[str] = field(default_factory=list)
+
+
+class Request(NamedTuple):
+    """What is asked of a format: part `train`, `val` or `test`, official split 1 to 3, the format that is forced."""
+
+    part: str = "val"
+    split: int = 1
+    format: str | None = None
+
+
+@dataclass(frozen=True)
+class Source:
+    """A list file: its path, its name in lower case without .gz, and its text."""
+
+    path: Path
+    name: str
+    text: str
+
+    @property
+    def lines(self) -> list[str]:
+        """Lines without their ends."""
+        return [line.rstrip("\r") for line in self.text.split("\n")]
+
+    @property
+    def entries(self) -> Iterator[tuple[int, str]]:
+        """Line numbers from 1 and lines that are not blank, white space around them removed."""
+        return ((number, line.strip()) for number, line in enumerate(self.lines, 1) if line.strip())
+
+
+def read_text(path: Path, kind: str) -> str:
+    """UTF-8 text of a file, with or without a byte order mark, from a .gz too; raises ConfigError."""
+    try:
+        data = path.read_bytes()
+        data = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
+        return data.decode("utf-8-sig")
+    except FileNotFoundError:
+        raise ConfigError(f"the {kind} {path} does not exist", fix="check the path") from None
+    except IsADirectoryError:
+        raise ConfigError(f"the {kind} {path} is a folder", fix="give the file inside it") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"the {kind} {path} is not UTF-8 text", found=str(error), fix="save it as UTF-8") from None
+    except (OSError, EOFError) as error:
+        raise ConfigError(f"the {kind} {path} cannot be read", found=str(error), fix="check the file") from None
+
+
+def read_source(path: Path) -> Source:
+    """A list file as the formats take it; raises ConfigError."""
+    return Source(path, path.name.lower().removesuffix(".gz"), read_text(path, "video list"))
+
+
+def part_of(name: str) -> str | None:
+    """The part that a name of a file, a folder or a column speaks of: `ucf101_train_split_1.txt` is `train`."""
+    words = re.split(r"[^a-z]+", name.lower())
+    return next((_PART_OF[word] for word in words if word in _PART_OF), None)
+
+
+def take_part(available: Mapping[str, object], part: str, where: Path, notes: list[str]) -> str:
+    """The part to read: the one asked for, or the other held-out one with a note; raises ConfigError."""
+    if part in available:
+        return part
+    other = _INSTEAD.get(part)
+    if other in available:
+        notes.append(f"{where} has no {part} part: its {other} part is taken")
+        return str(other)
+    raise ConfigError(
+        f"{where} has no {part} part",
+        found=f"parts: {', '.join(sorted(available)) or 'none'}",
+        fix=f"name the list of the {part} part itself",
+    )
+
+
+def other_parts(path: Path) -> dict[str, Path]:
+    """Lists beside a list that bear its name but for the part: train.csv of val.csv."""
+    own = part_of(path.name)
+    if own is None:
+        return {}
+    found = {}
+    for name in folder_names(path.parent):
+        part = part_of(name)
+        if part and part != own and _without_part(name) == _without_part(path.name):
+            found[part] = path.parent / name
+    return found
+
+
+def folder_names(folder: Path) -> list[str]:
+    """Sorted names in a folder, none where it cannot be read; hidden ones are left out."""
+    try:
+        return sorted(name for name in os.listdir(folder) if not name.startswith("."))
+    except OSError:
+        return []
+
+
+def sub_folders(folder: Path) -> list[Path]:
+    """Sorted folders inside a folder."""
+    try:
+        with os.scandir(folder) as entries:
+            return sorted(folder / entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
+    except OSError:
+        return []
+
+
+def many_classes(source: Path, number: int, text: str) -> ConfigError:
+    """The error of a video with several classes."""
+    return ConfigError(
+        f"{source}, line {number} gives a video several classes",
+        found=repr(text[:80]),
+        fix="a softmax over classes needs exactly one each: keep one class a video",
+    )
+
+
+def _without_part(name: str) -> str:
+    return "".join("*" if word in _PART_OF else word for word in re.split(r"([^a-z]+)", name.lower()))
