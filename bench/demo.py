@@ -83,7 +83,7 @@ def _method_row(name: str, files: MethodFiles, rows: Sequence[Row]) -> Row:
         return {
             "method": name,
             "accuracy": float(evaluation["accuracy"]),
-            "accuracy_shuffled": float(evaluation["accuracy_shuffled"]),
+            "accuracy_shuffled": evaluation["accuracy_shuffled"],  # None after an evaluation over several views
             "trainable_parameters": int(cpu.facts["trainable_parameters"]),
             **{key: measured[0][key] for key in COPIED},
             "fused_attention": engine["fused_attention"],

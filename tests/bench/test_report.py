@@ -263,6 +263,9 @@ def test_demo_summary(run: Path) -> None:
     assert (got["fused_attention"], got["attention"], got["trainable_parameters"]) == (2, 2, 77)
     assert 0 < got["parity_max_abs"] < 1e-4 < got["parity_max_abs_float16"]
     assert got["accuracy_curve"] == [(2, 0.4), (3, 0.75)]
+    write_json(run / "evaluation.json", {"accuracy": 0.75, "accuracy_shuffled": None})
+    (got,) = summarise_methods({"apt": MethodFiles.in_run(run)}, rows)
+    assert got["accuracy_shuffled"] is None
 
 
 def test_demo_refuses_what_does_not_belong_together(run: Path) -> None:
