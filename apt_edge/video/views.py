@@ -81,7 +81,7 @@ def load_view(video: Item | str | Path, spec: ClipSpec, views: Views, clip: int,
     """The crops of one of the clips of a video, uint8 `[crops, T, S, S, 3]`; raises VideoError."""
     path, first, count = span(video, decoder)
     indices = first + test_indices(count, spec, views.clips)[clip]
-    return np.stack(crops_of(read_frames(path, indices), spec, views.crops))
+    return np.stack(crops_of(read_frames(path, indices, decoder), spec, views.crops))
 
 
 def load_views(video: Item | str | Path, spec: ClipSpec, views: Views, decoder: str = "pyav") -> Iterator[np.ndarray]:

@@ -10,11 +10,12 @@ import pytest
 from apt_edge.clip import ClipSpec
 from apt_edge.errors import ConfigError, VideoError
 from apt_edge.video import sampling
-from apt_edge.video.decode import read_frames
-from apt_edge.video.load import load_frames
+from apt_edge.video.decode import DECODERS, read_frames
+from apt_edge.video.lists import Item
+from apt_edge.video.load import load_frames, sample_frames, span
 from apt_edge.video.preprocess import resize, short_side_crop
 from apt_edge.video.views import Views, crops_of, load_views
-from tests.apt_edge.video_files import write_video
+from tests.apt_edge.video_files import numbers, write_video
 
 SPEC = ClipSpec(frames=4, size=48, sampling="dense", stride=2)
 
@@ -65,6 +66,20 @@ def test_one_view_is_the_clip_of_validation(tmp_path: Path):
     video = write_video(tmp_path / "a.mp4", frames=23)
     (clip,) = load_views(video, SPEC, Views())
     np.testing.assert_array_equal(clip[0], load_frames(video, SPEC))
+
+
+@pytest.mark.parametrize("decoder", DECODERS)
+def test_a_segment_is_a_video_of_its_own(tmp_path: Path, decoder: str):
+    pytest.importorskip("decord" if decoder == "decord" else "av")
+    video = write_video(tmp_path / "a.mp4", frames=40)  # 12 a second
+    segment = Item(video, 0, start=1.0, end=2.5)
+    assert span(segment, decoder) == (video, 12, 18)
+    assert span(Item(video, 0), decoder) == span(video, decoder) == (video, 0, 40)
+    assert numbers(sample_frames(segment, SPEC, decoder)) == (12 + sampling.clip_indices(18, SPEC, None)).tolist()
+    for clip, indices in zip(
+        load_views(segment, SPEC, Views(2, 3), decoder), 12 + sampling.test_indices(18, SPEC, 2), strict=True
+    ):
+        np.testing.assert_array_equal(clip, np.stack(crops_of(read_frames(video, indices, decoder), SPEC, 3)))
 
 
 def test_a_video_is_read_when_its_clip_is_asked_for(tmp_path: Path):
