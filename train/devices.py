@@ -3,17 +3,31 @@
 from __future__ import annotations
 
 import argparse
+import os
 
 import torch
 from accelerate import Accelerator
 
 from apt_edge.errors import ConfigError
+from train.clips import cores
+
+MOST_WORKERS = 8  # each holds two batches of clips ready
 
 
 def add_device_arguments(parser: argparse.ArgumentParser) -> None:
     """Add `--device` and `--workers`: they change the speed of a run and no recipe holds them."""
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one, else cpu")
-    parser.add_argument("--workers", type=int, default=0, help="processes that decode ahead; 0 decodes in this one")
+    parser.add_argument(
+        "--workers",
+        type=int,
+        default=spare_cores(),
+        help=f"processes that decode ahead, 0 decodes in this one; default: one a core, {MOST_WORKERS} at most",
+    )
+
+
+def spare_cores() -> int:
+    """How many processes can decode at once beside those that `torchrun` starts on this machine."""
+    return min(MOST_WORKERS, max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -25,7 +25,6 @@ from apt_edge.files import atomic, write_json
 from apt_edge.runtime.statistics import paired_ratio
 from apt_edge.runtime.timing import measure_interleaved
 from apt_edge.tables import MISSING, Column, Row, markdown_table, number
-from apt_edge.video.labels import read_labels
 from train.advice import warning
 from train.comparison.campaign import (
     ACCURACY,
@@ -42,6 +41,7 @@ from train.comparison.campaign import (
 from train.comparison.plots import save_league
 from train.comparison.seeds import paired_difference
 from train.devices import choose_device
+from train.engine.data import read_items
 from train.engine.stepcost import Step, make_step, peak_bytes
 from train.recipe import Recipe
 from train.rundir import environment
@@ -113,7 +113,7 @@ def _row(name: str, outcomes: Sequence[Outcome]) -> Row:
     run = next((outcome.run for outcome in outcomes if outcome.evaluation), None)
     if run:  # what is the same under every seed
         recipe = run.resolve()
-        classes = len(read_labels(recipe.data.labels))
+        classes = len(read_items(recipe.data, "train").labels)
         row["gmacs"] = build_model(recipe, classes).method.clip_macs(classes, deployed=True) / 1e9
         row["pack_kb"] = (run.out / "pack.safetensors").stat().st_size / 1000
         row["environment"] = json.loads((run.out / "environment.json").read_text(encoding="utf-8"))
@@ -149,7 +149,7 @@ def step_costs(rows: Sequence[Row], against: str, path: Path, device: torch.devi
 
 
 def _step(recipe: Recipe, device: torch.device) -> Step:
-    model = build_model(recipe, len(read_labels(recipe.data.labels))).to(device)
+    model = build_model(recipe, len(read_items(recipe.data, "train").labels)).to(device)
     at_once = recipe.optim.batch // recipe.optim.accumulate * recipe.augment.num_sample
     return make_step(model, at_once, bool(recipe.augment.views) and recipe.cache.use, recipe.optim)
 

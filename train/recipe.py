@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import json
+import re
 import typing
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
@@ -35,7 +36,7 @@ class Data(Strict):
 
     train: str
     val: str
-    labels: str
+    labels: str | None = None
     format: str | None = None
     split: Literal[1, 2, 3] = 1
     root: str | None = None
@@ -217,6 +218,15 @@ class Recipe(Strict):
             raise ValueError(f"name must be one of {', '.join(METHODS)}")
         return {"name": name, **checked_settings(name, {k: v for k, v in method.items() if k != "name"})}
 
+    @model_validator(mode="after")
+    def _views_exist(self) -> Recipe:
+        if self.clip.sampling == "segments" and self.test.clips > 2:
+            raise ValueError(
+                f"test.clips = {self.test.clips} with clip.sampling = segments: a video gives two clips, the middles "
+                "of its segments and their starts, as published (2 x 3 views); set test.clips to 1 or 2"
+            )
+        return self
+
     @property
     def settings(self) -> dict[str, Any]:
         """The method's settings without its name."""
@@ -257,5 +267,9 @@ def checked_settings(name: str, settings: dict[str, Any]) -> dict[str, Any]:
 def toml_text(value: Any) -> str:
     """A value in TOML syntax, on one line."""
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{key} = {toml_text(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{_key(key)} = {toml_text(item)}" for key, item in value.items()) + "}"
     return json.dumps(value, ensure_ascii=False)  # strings, numbers, booleans and arrays are written alike in both
+
+
+def _key(key: str) -> str:
+    return key if re.fullmatch(r"[A-Za-z0-9_-]+", key) else json.dumps(key, ensure_ascii=False)

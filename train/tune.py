@@ -19,15 +19,17 @@ from apt_edge.files import atomic, write_json
 from apt_edge.methods import METHODS
 from apt_edge.methods.tuned import TunedModel, make_pack
 from apt_edge.pack import PromptPack
-from apt_edge.video.labels import read_labels
+from apt_edge.video.views import Views
 from train.advice import dead_scales, read_evaluation, warning
-from train.devices import add_device_arguments, choose_device, make_accelerator
+from train.devices import add_device_arguments, choose_device, make_accelerator, spare_cores
 from train.engine.checkpoint import load_checkpoint
 from train.engine.data import Clips, read_items
-from train.engine.loop import EpochRecord, fit, kept_epoch
-from train.engine.source import make_sources
-from train.evaluate import evaluate
-from train.plots import save_confusion, save_curves
+from train.engine.loop import fit
+from train.engine.mirror import mirrored
+from train.engine.runlog import EpochRecord, kept_epoch
+from train.engine.source import Source, make_sources
+from train.evaluate import Evaluation, evaluate, save_evaluation
+from train.plots import save_curves
 from train.recipe import Recipe
 from train.rundir import environment, run_folder
 
@@ -40,22 +42,32 @@ def tune(
     device: torch.device | None = None,
     workers: int = 0,
     checkpoint_minutes: float = 5.0,
+    skip_bad: bool = False,
 ) -> dict[str, Any]:
     """Train, fold, evaluate the folded pack, and leave a finished run in `out`; returns its evaluation.
 
     The folder: recipe.toml, environment.json, metrics.jsonl, tensorboard/, curves.png, pack.safetensors (folded),
-    method.safetensors (the parameters as trained), evaluation.json, confusion.png. Until all is written it is called
-    `<out>.partial`. Of several processes the first one writes and evaluates; the others return an empty evaluation.
+    method.safetensors (the parameters as trained), evaluation.json and what `train.evaluate` writes beside it,
+    unreadable.json (clips that were left out, and why). Until all is written it is called `<out>.partial`. Of several
+    processes the first one writes and evaluates; the others return an empty evaluation.
+
+    Clips that cannot be read are left out of training and count as wrong in every accuracy; with `skip_bad` they are
+    left out there too.
 
     Raises:
         AptEdgeError: recipe, backbone, a video or the training itself is at fault.
     """
-    optim = recipe.optim
+    optim, data = recipe.optim, recipe.data
     accelerator = make_accelerator(device or torch.device("cpu"), optim.precision, optim.accumulate)
-    labels = read_labels(recipe.data.labels)
-    spec = recipe.clip.spec()
-    train_clips = Clips(read_items(recipe.data.train, labels), spec, recipe.augment, recipe.seed)
-    val_clips = Clips(read_items(recipe.data.val, labels), spec)
+    train_videos = read_items(data, "train")
+    labels = train_videos.labels
+    val_videos = read_items(data, "val", labels)
+    if accelerator.is_main_process:
+        for note in dict.fromkeys([*train_videos.notes, *val_videos.notes]):
+            print(f"train.tune: {note}", file=sys.stderr)
+    spec, mirror = recipe.clip.spec(), mirrored(labels, recipe.augment.mirror)
+    train_clips = Clips(train_videos.items, spec, recipe.augment, recipe.seed, data.decoder, mirror)
+    val_clips = Clips(val_videos.items, spec, decoder=data.decoder)
     model = build_model(recipe, len(labels)).to(accelerator.device)
     with run_folder(out, resume, accelerator.is_main_process) as folder:
         state = load_checkpoint(folder, recipe) if resume else None
@@ -64,19 +76,30 @@ def tune(
             write_json(folder / "environment.json", environment(accelerator.device, accelerator.num_processes))
         train, val = make_sources(model, recipe, train_clips, val_clips, accelerator, workers)
         history = fit(
-            model, train, val, recipe, folder, accelerator, state=state, checkpoint_minutes=checkpoint_minutes
+            model,
+            train,
+            val,
+            recipe,
+            folder,
+            accelerator,
+            state=state,
+            checkpoint_minutes=checkpoint_minutes,
+            skip_bad=skip_bad,
         )
         if not accelerator.is_main_process:
             return {}
         save_curves(history, recipe.name, folder / "curves.png")
         pack = _save_trained(model, recipe, labels, history, folder)
         folded = folded_model(pack, load_backbone(recipe.backbone), recipe.backbone, folder).to(accelerator.device)
-        evaluation = evaluate(folded, val_clips, labels, accelerator.device, workers)
-        save_confusion(evaluation.confusion, labels, folder / "confusion.png")
+        evaluation = evaluate(folded, val_clips, labels, accelerator.device, workers, _views(recipe), skip_bad)
+        save_evaluation(evaluation, folder)
+        bad = _unreadable(train, evaluation)
+        write_json(folder / "unreadable.json", bad)
         result = {
             "recipe": recipe.name,
             "method": recipe.method["name"],
             **evaluation.to_dict(),
+            "unreadable_training": len(bad["train"]),
             **model.method.health(),
             "folds": model.method.folds,
             "deployed_as": model.method.deployment,
@@ -88,6 +111,19 @@ def tune(
         }
         write_json(folder / "evaluation.json", result)
     return result
+
+
+def _views(recipe: Recipe) -> Views:
+    return Views(recipe.test.clips, recipe.test.crops)
+
+
+def _unreadable(train: Source, evaluation: Evaluation) -> dict[str, list[dict[str, str]]]:
+    """The final evaluation looks at every validation clip; it sees more frames of it than validation did."""
+    bad = [verdict for verdict in evaluation.verdicts if verdict.reason]
+    return {
+        "train": train.unreadable.rows(),
+        "val": [{"path": str(verdict.path), "reason": verdict.reason} for verdict in bad],
+    }
 
 
 def build_model(recipe: Recipe, classes: int) -> TunedModel:
@@ -129,6 +165,7 @@ def _save_trained(
             "kept_epoch": kept.epoch,
             "train_loss": kept.loss,
             "val_accuracy": kept.val_accuracy,
+            "views": str(_views(recipe)),
             **model.method.health(),
         },
     )
@@ -139,11 +176,19 @@ def _save_trained(
     return PromptPack.load(folder / "pack.safetensors")
 
 
+def default_workers(recipe: Recipe) -> int:
+    """Decoding processes of a run: none where each clip is decoded only once, its augmented views being kept."""
+    return 0 if recipe.augment.views and recipe.cache.use else spare_cores()
+
+
 def main() -> None:
     """Parse, tune, print."""
     parser = argparse.ArgumentParser(prog="train.tune", description=__doc__)
     parser.add_argument("recipe", help="a recipe, see train/recipes")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change one setting")
+    parser.add_argument(
+        "--data", metavar="PATH", help="root folder of a data set with both its parts: data.train and data.val"
+    )
     parser.add_argument("--out", help="folder of the run, default runs/<name>; a finished run there is replaced")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run, if there is one")
     parser.add_argument(
@@ -153,10 +198,17 @@ def main() -> None:
         help="save a checkpoint so often, and after every epoch (default 5)",
     )
     parser.add_argument("--compare", metavar="RUN", help="warn when accuracy ends below this finished run's")
+    parser.add_argument(
+        "--skip-bad", action="store_true", help="leave unreadable clips out of accuracies; else they count as wrong"
+    )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_device_arguments(parser)
+    parser.set_defaults(workers=None)  # it depends on the recipe
     arguments = parser.parse_args()
     recipe = load_toml(arguments.recipe, Recipe, arguments.set)
+    if arguments.data:
+        data = recipe.data.model_copy(update={"train": arguments.data, "val": arguments.data, "labels": None})
+        recipe = recipe.model_copy(update={"data": data})
     other = read_evaluation(arguments.compare) if arguments.compare else None
     out = Path(arguments.out or f"runs/{recipe.name}")
     device = choose_device(arguments.device)
@@ -165,8 +217,9 @@ def main() -> None:
         out,
         resume=arguments.resume,
         device=device,
-        workers=arguments.workers,
+        workers=default_workers(recipe) if arguments.workers is None else arguments.workers,
         checkpoint_minutes=arguments.checkpoint_minutes,
+        skip_bad=arguments.skip_bad,
     )
     if not result:  # one of several processes; the first one speaks
         return
@@ -176,9 +229,11 @@ def main() -> None:
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:
+        shuffled = result["accuracy_shuffled"]
         print(
-            f"{out}: accuracy {result['accuracy']:.1%}, frames shuffled {result['accuracy_shuffled']:.1%}, "
-            f"{result['trainable_parameters']:,} parameters trained in {result['seconds']:.0f} s\n"
+            f"{out}: accuracy {result['accuracy']:.1%}"
+            + (f" ({result['views']} views), " if shuffled is None else f", frames shuffled {shuffled:.1%}, ")
+            + f"{result['trainable_parameters']:,} parameters trained in {result['seconds']:.0f} s\n"
             f"{'folds into' if result['folds'] else 'does not fold; exported as'} {result['deployed_as']}"
         )
 

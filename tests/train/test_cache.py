@@ -12,21 +12,24 @@ import torch
 from apt_edge.errors import AptEdgeError, VideoError
 from apt_edge.methods.tuned import TunedModel
 from apt_edge.video.lists import Item
-from tests.train.conftest import LABELS, Task
+from tests.train.conftest import Task
 from train.devices import make_accelerator
 from train.engine import cache
 from train.engine.cache import CachedClips, cached
 from train.engine.data import Clips, read_items
+from train.engine.unreadable import Unreadable
 from train.recipe import Cache, Recipe
 from train.tune import build_model
 
 
 def prefixes(recipe: Recipe, model: TunedModel | None = None, clips: Clips | None = None) -> CachedClips:
     if clips is None:
-        items = read_items(recipe.data.train, LABELS)
+        items = read_items(recipe.data, "train").items
         clips = Clips(items, recipe.clip.spec(), recipe.augment, recipe.seed)
     accelerator = make_accelerator(torch.device("cpu"))
-    return cached(model or build_model(recipe, 3), clips, recipe.augment.views, recipe.cache, accelerator, 0, "test")
+    unreadable = Unreadable(clips.items, "test")
+    model = model or build_model(recipe, 3)
+    return cached(model, clips, recipe.augment.views, recipe.cache, accelerator, 0, unreadable)
 
 
 def entries(folder: Path) -> set[str]:
@@ -38,14 +41,15 @@ def test_an_entry_holds_the_prefix_of_every_view(task: Task, tmp_path: Path, dty
     recipe = task.recipe(f"cache.folder={tmp_path.as_posix()}", f"cache.dtype={dtype}")
     model = build_model(recipe, 3)
     kept = prefixes(recipe, model)
-    clips = Clips(read_items(recipe.data.train, LABELS), recipe.clip.spec(), recipe.augment, recipe.seed)
+    clips = Clips(read_items(recipe.data, "train").items, recipe.clip.spec(), recipe.augment, recipe.seed)
     assert len(kept) == len(clips)
     for index in (0, 17):
         expected = clips[index, (1, 0)]
         found = kept[index, (1, 0)]
-        difference = (found.views - model.prefix(expected.views)).abs().max()  # type: ignore[union-attr]
+        difference = (found.views - model.prefix(expected.views)).abs().max()
         assert difference <= tolerance * found.views.abs().max() + 1e-6
-        assert found.label == clips.items[index].label
+        assert found.labels.tolist() == [clips.items[index].label] * 2
+        assert found.readable
     assert np.prod(kept.tokens_MV.shape) * np.dtype(dtype).itemsize == sum(
         path.stat().st_size for path in tmp_path.glob("*/prefix.bin")
     )
@@ -77,12 +81,12 @@ def assert_nothing_to_do(missing: list[int]) -> None:
 
 def test_a_changed_video_makes_another_entry(task: Task, tmp_path: Path) -> None:
     recipe = task.recipe(f"cache.folder={tmp_path.as_posix()}")
-    items = read_items(recipe.data.train, LABELS)[:2]
+    items = read_items(recipe.data, "train").items[:2]
     copy = tmp_path / "copy.mp4"
     copy.write_bytes(items[0].path.read_bytes())
     clips = Clips([Item(copy, 0), items[1]], recipe.clip.spec(), recipe.augment)
     before = prefixes(recipe, clips=clips).tokens_MV.copy()
-    copy.write_bytes(read_items(recipe.data.train, LABELS)[5].path.read_bytes())
+    copy.write_bytes(read_items(recipe.data, "train").items[5].path.read_bytes())
     after = prefixes(recipe, clips=clips).tokens_MV
     assert len(entries(tmp_path)) == 2
     assert not np.array_equal(before[0], after[0])
@@ -115,13 +119,49 @@ def test_an_interrupted_entry_goes_on(task: Task, tmp_path: Path, monkeypatch: p
     assert asked == [list(range(3, 24))]
 
 
-def test_an_unreadable_clip_stops_with_its_name(task: Task, tmp_path: Path) -> None:
+def test_an_unreadable_clip_has_no_prefix_and_is_tried_again(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe = task.recipe(f"cache.folder={tmp_path.as_posix()}")
-    broken = tmp_path / "broken.mp4"
-    broken.write_bytes(b"\x00\x01" * 400)
-    items = [*read_items(recipe.data.train, LABELS)[:1], Item(broken, 0)]
-    with pytest.raises(VideoError, match=r"broken\.mp4"):
-        prefixes(recipe, clips=Clips(items, recipe.clip.spec(), recipe.augment))
+    items = read_items(recipe.data, "train").items[:3]
+    items[1] = Item(tmp_path / "gone.mp4", 1)
+    clips = Clips(items, recipe.clip.spec(), recipe.augment)
+    kept = prefixes(recipe, clips=clips)
+    samples = [kept[index, (1, 0)] for index in range(3)]
+    assert [bool(sample.readable) for sample in samples] == [True, False, True]
+    assert not samples[1].views.any()
+    assert samples[1].labels.tolist() == [1, 1]
+    assert "gone.mp4" in capsys.readouterr().err
+    asked: list[list[int]] = []
+    fill = cache._fill
+    monkeypatch.setattr("train.engine.cache._fill", lambda *a: (asked.append(a[4]), fill(*a)))
+    again = prefixes(recipe, clips=clips)
+    assert asked == [[1]]
+    assert np.array_equal(again.tokens_MV, kept.tokens_MV)
+    assert "gone.mp4" in capsys.readouterr().err
+
+
+def test_nothing_readable_stops_before_everything_is_tried(task: Task, tmp_path: Path) -> None:
+    recipe = task.recipe(f"cache.folder={tmp_path.as_posix()}")
+    clips = Clips([Item(tmp_path / f"{n}.mp4", 0) for n in range(100)], recipe.clip.spec(), recipe.augment)
+    with pytest.raises(VideoError, match=r"no clip of the first 32 can be read\n.*0\.mp4 does not exist"):
+        prefixes(recipe, clips=clips)
+    with pytest.raises(VideoError, match=r"no clip of the test list can be read"):
+        prefixes(recipe, clips=Clips(clips.items[:3], recipe.clip.spec(), recipe.augment))
+
+
+def test_kept_views_know_the_classes_of_flipped_draws(task: Task, tmp_path: Path) -> None:
+    recipe = task.recipe(f"cache.folder={tmp_path.as_posix()}", "augment.hflip=true", "augment.views=8")
+    items = read_items(recipe.data, "train").items[:2]
+    items = [Item(item.path, label) for label, item in enumerate(items)]
+    clips = Clips(items, recipe.clip.spec(), recipe.augment, mirror=[1, 0])
+    draws = tuple(range(8))
+    kept = prefixes(recipe, clips=clips)
+    labels = [kept[index, draws].labels.tolist() for index in (0, 1)]
+    assert labels == [clips[index, draws].labels.tolist() for index in (0, 1)]
+    assert set(labels[0]) == {0, 1}
+    prefixes(recipe, clips=Clips(items, recipe.clip.spec(), recipe.augment, mirror=[None, None]))
+    assert len(entries(tmp_path)) == 2  # never flipped: other numbers
 
 
 def test_nothing_is_removed_for_what_the_disk_cannot_hold(task: Task, tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,18 @@ import torch
 from accelerate.state import AcceleratorState
 from torch import Tensor
 
-from apt_edge.errors import AptEdgeError, ConfigError
+from apt_edge.errors import AptEdgeError, ConfigError, VideoError
 from apt_edge.methods.tuned import TunedModel
 from tests.train.conftest import LABELS, Task
 from train.devices import make_accelerator
+from train.engine.cache import CachedClips
 from train.engine.checkpoint import load_checkpoint
-from train.engine.data import Clips, batches, read_items
-from train.engine.loop import EpochRecord, fit, validate
+from train.engine.data import Clips, Sample, read_items
+from train.engine.loop import fit
+from train.engine.order import Order
+from train.engine.runlog import EpochRecord
 from train.engine.source import Source, make_sources
+from train.engine.validation import validate
 from train.recipe import Recipe
 from train.tune import build_model
 
@@ -28,8 +33,8 @@ CPU = torch.device("cpu")
 
 def sources(recipe: Recipe, model: TunedModel) -> tuple[Source, Source]:
     spec = recipe.clip.spec()
-    train = Clips(read_items(recipe.data.train, LABELS), spec, recipe.augment, recipe.seed)
-    val = Clips(read_items(recipe.data.val, LABELS), spec)
+    train = Clips(read_items(recipe.data, "train").items, spec, recipe.augment, recipe.seed)
+    val = Clips(read_items(recipe.data, "val", LABELS).items, spec)
     accelerator = make_accelerator(CPU, recipe.optim.precision, recipe.optim.accumulate)
     return make_sources(model, recipe, train, val, accelerator, workers=0)
 
@@ -52,7 +57,7 @@ def trained(
         checkpoint_minutes=checkpoint_minutes,
     )
     tensors = {name: tensor.detach() for name, tensor in model.state_dict().items()}
-    return [replace(record, clips_per_second=0.0, seconds=0.0) for record in history], tensors
+    return [replace(record, clips_per_second=0.0, waiting=0.0, seconds=0.0) for record in history], tensors
 
 
 @pytest.mark.parametrize("method", ["{name='apt', tokens=4}", "{name='vpt-deep', tokens=4, start=1}"])
@@ -65,9 +70,9 @@ def test_every_prompt_has_a_gradient_after_a_validation(task: Task, method: str,
     validate(model, val, make_accelerator(CPU))
     assert model.training
     assert not model.vit.training
-    sample = next(batches(train.loader))
+    sample = next(train.batches())
     logits = model(sample.views.flatten(0, 1), from_prefix=train.from_prefix)
-    torch.nn.functional.cross_entropy(logits, sample.label).backward()
+    torch.nn.functional.cross_entropy(logits, sample.labels.flatten()).backward()
     for name, parameter in model.named_parameters():
         if name.startswith("vit."):
             assert parameter.grad is None, name
@@ -240,3 +245,144 @@ def test_broken_weights_are_not_saved_as_good_ones(task: Task, tmp_path: Path, m
 def test_too_few_clips_for_a_batch(task: Task, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="24 training clips do not fill one batch of 32"):
         trained(task.recipe("optim.batch=32"), tmp_path)
+
+
+def spoiled(task: Task, tmp_path: Path, part: str, files: dict[str, str]) -> str:
+    """A list of the task in which some videos' files are others, as a setting; missing files are unreadable ones."""
+    lines = (task.folder / f"{part}.csv").read_text(encoding="utf-8").splitlines()
+    lines = [f"{task.folder}/{files.get(line.split()[0], line.split()[0])} {line.split()[1]}" for line in lines]
+    (tmp_path / f"{part}.csv").write_text("\n".join(lines), encoding="utf-8")
+    return f"data.{part}={(tmp_path / f'{part}.csv').as_posix()}"
+
+
+BAD = ["train-1-2.mp4", "train-0-5.mp4", "train-2-5.mp4"]
+
+
+def with_nines(real: Callable[[Any, Any], Sample]) -> Callable[[Any, Any], Sample]:
+    """Samples with nines instead of zeros where nothing could be read."""
+
+    def sample(clips: Any, key: Any) -> Sample:
+        found = real(clips, key)
+        return found if found.readable else found._replace(views=torch.full_like(found.views, 9.0))
+
+    return sample
+
+
+@pytest.mark.parametrize(
+    "kind", [["augment.views=0"], ["augment.views=2"], ["method={name='linear', head='bn_linear'}"]], ids=str
+)
+def test_what_stands_in_the_place_of_an_unreadable_clip_changes_nothing(
+    task: Task, tmp_path: Path, kind: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = spoiled(task, tmp_path, "train", {name: f"gone-{name}" for name in BAD})
+    recipe = task.recipe(setting, "augment.num_sample=2", *kind)
+    _, expected = trained(recipe, tmp_path / "zeros")
+    with monkeypatch.context() as patch:
+        for clips in (Clips, CachedClips):
+            patch.setattr(clips, "__getitem__", with_nines(clips.__getitem__))
+        history, tensors = trained(recipe, tmp_path / "nines")
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+    whole, other = trained(task.recipe("augment.num_sample=2", *kind), tmp_path / "whole")
+    assert any(not torch.equal(other[name], expected[name]) for name in expected)  # and no other clip took its place
+    assert history[0].loss != whole[0].loss
+
+
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_readable_clips_weigh_what_they_weigh_in_a_whole_batch(task: Task, tmp_path: Path, accumulate: int) -> None:
+    settings = ["optim.epochs=1", "optim.warmup_epochs=0", "optim.batch=24", f"optim.accumulate={accumulate}"]
+    names = sorted(path.name for path in task.folder.glob("train-*.mp4"))
+    gradients = []
+    for number, bad in enumerate([[], names[:7], names[7:]]):
+        folder = tmp_path / str(number)
+        folder.mkdir()
+        setting = spoiled(task, folder, "train", {name: f"gone-{name}" for name in bad})
+        recipe = task.recipe(setting, *settings)
+        trained(recipe, folder)
+        state = load_checkpoint(folder, recipe)
+        assert state
+        gradients.append([weight["exp_avg"] for weight in state["optimiser"]["state"].values()])  # a tenth of it
+    for whole, one, other in zip(*gradients, strict=True):
+        assert torch.allclose(one + other, whole, rtol=1e-3, atol=1e-3 * one.abs().max().item())
+        assert one.abs().max() > 0
+
+
+@pytest.mark.parametrize("accumulate", [1, 4])
+@pytest.mark.parametrize("method", ["{name='apt', tokens=4}", "{name='linear', head='bn_linear'}"])
+def test_parts_without_a_readable_clip_are_steps_all_the_same(
+    task: Task, tmp_path: Path, method: str, accumulate: int
+) -> None:
+    lines = (task.folder / "train.csv").read_text(encoding="utf-8").splitlines()
+    first = [clip for clip, _ in next(iter(Order(len(lines), 4, 3)))]
+    bad = [line.split()[0] for clip, line in enumerate(lines) if clip not in first[2:]]
+    setting = spoiled(task, tmp_path, "train", {name: f"gone-{name}" for name in bad})
+    settings = ["augment.views=0", "augment.num_sample=2", "optim.batch=4", f"optim.accumulate={accumulate}", "seed=3"]
+    settings.append(f"method={method}")
+    history, tensors = trained(task.recipe(setting, *settings), tmp_path / "run")
+    assert len(history) == 4
+    assert all(tensor.isfinite().all() for tensor in tensors.values())
+
+
+def test_an_unreadable_validation_clip_is_wrong_unless_it_is_skipped(
+    task: Task, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = {"val-0-1.mp4": "gone.mp4", "val-1-1.mp4": "labels.txt", "val-2-1.mp4": "gone.mp4"}
+    spoilt, whole = task.recipe(spoiled(task, tmp_path, "val", files)), task.recipe()
+    model, accelerator = build_model(whole, 3), make_accelerator(CPU)
+    for views in (0, 1):
+        readable = [n for n, item in enumerate(read_items(whole.data, "val").items) if item.path.name not in files]
+        settings = spoilt.model_copy(update={"augment": spoilt.augment.model_copy(update={"views": views})})
+        source = sources(settings, model)[1]
+        assert source.from_prefix == bool(views)
+        (sample,) = list(sources(whole, model)[1].batches())
+        logits, labels = model.eval()(sample.views[readable, 0], from_prefix=True), sample.labels[readable, 0]
+        loss = torch.nn.functional.cross_entropy(logits, labels).item()
+        right = int((logits.argmax(1) == labels).sum())
+        assert right > 0
+        for skip_bad, clips in ((False, 12), (True, 9)):
+            found = validate(model, source, accelerator, skip_bad)
+            assert found == pytest.approx((loss, right / clips), abs=1e-6)
+        rows = source.unreadable.rows()
+        assert [Path(row["path"]).name for row in rows] == ["gone.mp4", "labels.txt", "gone.mp4"]
+        assert "is a text file" in rows[1]["reason"]
+    assert capsys.readouterr().err.count("is a text file") == 2  # of two sources
+
+
+@pytest.mark.parametrize("views", [0, 1])
+def test_nothing_readable_stops_with_the_first_file_and_a_hint(task: Task, tmp_path: Path, views: int) -> None:
+    files = {path.name: f"gone-{path.name}" for path in task.folder.glob("*.mp4")}
+    for part, what in (("train", "the training list" if views else "the first batch"), ("val", "the validation list")):
+        recipe = task.recipe(spoiled(task, tmp_path, part, files), f"augment.views={views}")
+        with pytest.raises(VideoError, match=rf"no clip of {what} can be read\n.*gone-{part}.*\n.*data\.root"):
+            trained(recipe, tmp_path / "run")
+
+
+def test_run_with_unreadable_clips_is_resumed_to_the_bit_and_remembers_them(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    setting = spoiled(task, tmp_path, "train", {name: f"gone-{name}" for name in BAD})
+    recipe = task.recipe(setting, "augment.views=0", "optim.epochs=1", "optim.warmup_epochs=0", "optim.batch=4")
+    whole, expected = trained(recipe, tmp_path / "whole")
+    with monkeypatch.context() as patch:
+        patch.setattr("train.engine.loop.F.cross_entropy", interrupted_at(5))
+        with pytest.raises(KeyboardInterrupt):
+            trained(recipe, tmp_path / "cut", checkpoint_minutes=0.0)
+    state = load_checkpoint(tmp_path / "cut", recipe)
+    assert state
+    assert state["unreadable"][0]
+    history, tensors = trained(recipe, tmp_path / "cut", resume=True)
+    assert history == whole
+    assert all(torch.equal(tensors[name], expected[name]) for name in expected)
+
+
+def test_waiting_is_the_share_of_the_time_without_a_batch(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = task.recipe("augment.views=0", "optim.epochs=1", "optim.warmup_epochs=0")
+    model = build_model(recipe, 3)
+    train, val = sources(recipe, model)
+    clock = iter(range(10_000))
+    monkeypatch.setattr("train.engine.loop.time.perf_counter", lambda: float(next(clock)))  # a second between two looks
+    (record,) = fit(model, train, val, recipe, tmp_path, make_accelerator(CPU))
+    # Asked and answered three times, then the end; a look before the first and one after the last of them.
+    assert record.waiting == pytest.approx(4 / 9)
+    assert record.clips_per_second == pytest.approx(24 / 9)

@@ -17,7 +17,15 @@ def test_defaults_of_the_method_are_filled_in(task: Task) -> None:
     assert task.recipe().method == expected
 
 
-@pytest.mark.parametrize("overrides", [[], ["method={name='linear'}"], ["method.end=1", "augment.scale=[0.5, 1.0]"]])
+OVERRIDES = [
+    [],
+    ["method={name='linear'}"],
+    ["method.end=1", "augment.scale=[0.5, 1.0]"],
+    ["""augment.mirror={'from left "to" [right]' = 'from right', plain = 'b'}""", "data.format='ucf101'"],
+]
+
+
+@pytest.mark.parametrize("overrides", OVERRIDES)
 def test_resolved_recipe_reads_back_equal(task: Task, tmp_path: Path, overrides: list[str]) -> None:
     recipe = task.recipe(*overrides)
     (tmp_path / "recipe.toml").write_text(recipe.to_toml(), encoding="utf-8")
@@ -40,6 +48,8 @@ def test_resolved_recipe_reads_back_equal(task: Task, tmp_path: Path, overrides:
         ("optim.warmup_epochs=9", "longer than epochs 4"),
         ("augment.scale=[0.9, 0.2]", "two rising numbers"),
         ("clip.sampling=random", "'dense' or 'segments'"),
+        ("test.clips=3", "a video gives two clips, the middles of its segments and their starts, as published"),
+        ("test.crops=2", "Input should be 1 or 3"),
         ("name=a/b", "should match pattern"),
     ],
 )

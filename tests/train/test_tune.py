@@ -13,14 +13,16 @@ from safetensors.torch import load_file
 from apt_edge.config import load_toml
 from apt_edge.errors import ConfigError, VideoError
 from apt_edge.pack import PromptPack
-from tests.train.conftest import Task
+from tests.train.conftest import LABELS, Task
 from train.advice import warning
+from train.devices import spare_cores
 from train.recipe import Recipe
-from train.tune import build_model, main, tune
+from train.tune import build_model, default_workers, main, tune
 
 FILES = {
     *("recipe.toml", "environment.json", "metrics.jsonl", "tensorboard", "curves.png", "confusion.png"),
-    *("pack.safetensors", "method.safetensors", "evaluation.json"),
+    *("pack.safetensors", "method.safetensors", "evaluation.json", "unreadable.json"),
+    *("predictions.jsonl", "per_class.csv", "per_class.png"),
 }
 
 
@@ -97,8 +99,8 @@ def test_failed_run_leaves_the_finished_one_alone(task: Task, tmp_path: Path) ->
     tune(task.recipe("optim.epochs=1"), out)
     before = (out / "evaluation.json").read_bytes()
     broken = task.folder / "broken.csv"
-    broken.write_text("train-0-0.mp4 0\nlabels.txt 1\n", encoding="utf-8")
-    with pytest.raises(VideoError, match=r"labels\.txt"):
+    broken.write_text("gone.mp4 0\nlabels.txt 1\n", encoding="utf-8")
+    with pytest.raises(VideoError, match=r"no clip of the training list can be read\n.*gone\.mp4"):
         tune(task.recipe(f"data.train={broken.as_posix()}", "optim.batch=2"), out)
     assert (out / "evaluation.json").read_bytes() == before
     assert [path.name for path in tmp_path.iterdir()] == ["run"]
@@ -130,7 +132,7 @@ def test_a_folder_of_something_else_is_not_replaced(task: Task, tmp_path: Path) 
 def test_class_without_a_name_is_refused(task: Task, tmp_path: Path) -> None:
     wrong = task.folder / "wrong.csv"
     wrong.write_text("train-0-0.mp4 0\ntrain-1-0.mp4 3\n", encoding="utf-8")
-    with pytest.raises(ConfigError, match=r"uses class 3 \(train-1-0.mp4\), and there are 3 class names"):
+    with pytest.raises(ConfigError, match=r"class 3"):
         tune(task.recipe(f"data.val={wrong.as_posix()}"), tmp_path / "run")
 
 
@@ -166,3 +168,64 @@ def test_compare_warns_on_stderr(
     assert "warning: tiny ends at" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="there is no evaluation at"):
         run(monkeypatch, task.path, "--compare", tmp_path / "absent")
+
+
+def test_unreadable_clips_are_listed_and_counted(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, settings = tmp_path / "run", ["--set", "optim.epochs=1", "--set", "test={clips = 2, crops = 3}"]
+    for part, bad in (("train", 2), ("val", 3)):
+        lines = (task.folder / f"{part}.csv").read_text(encoding="utf-8").splitlines()
+        lines = [f"{task.folder}/{'gone-' if number < bad else ''}{line}" for number, line in enumerate(lines)]
+        (tmp_path / f"{part}.csv").write_text("\n".join(lines), encoding="utf-8")
+        settings += ["--set", f"data.{part}={(tmp_path / f'{part}.csv').as_posix()}"]
+    results = []
+    for more in ([], ["--skip-bad"]):
+        run(monkeypatch, task.path, *settings, "--out", out, "--workers", 0, "--json", *more)
+        printed = capsys.readouterr()
+        results.append(json.loads(printed.out))
+        assert printed.err.count("gone-train-0-0.mp4") == 1
+        listed = json.loads((out / "unreadable.json").read_text(encoding="utf-8"))
+        names = {part: [Path(row["path"]).name for row in rows] for part, rows in listed.items()}
+        assert names == {
+            "train": ["gone-train-0-0.mp4", "gone-train-1-0.mp4"],
+            "val": ["gone-val-0-0.mp4", "gone-val-1-0.mp4", "gone-val-2-0.mp4"],
+        }
+        assert all("does not exist" in row["reason"] for rows in listed.values() for row in rows)
+        assert PromptPack.load(out / "pack.safetensors").training["views"] == "2x3"
+    wrong, skipped = results
+    for result in results:
+        assert (result["unreadable"], result["unreadable_training"], result["views"]) == (3, 2, "2x3")
+    assert (wrong["clips"], skipped["clips"]) == (12, 9)
+    assert skipped["accuracy"] == pytest.approx(wrong["accuracy"] * 12 / 9)
+
+
+def test_a_folder_is_all_that_is_said_of_the_data(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part, name in (("train", "train"), ("val", "val")):
+        for label, colour in enumerate(LABELS):
+            folder = tmp_path / "data" / part / colour
+            folder.mkdir(parents=True)
+            for file in task.folder.glob(f"{name}-{label}-*.mp4"):
+                (folder / file.name).symlink_to(file)
+    out = tmp_path / "run"
+    run(monkeypatch, task.path, "--data", tmp_path / "data", "--set", "optim.epochs=1", "--out", out, "--json")
+    result = json.loads(capsys.readouterr().out)
+    assert (result["clips"], result["unreadable"], result["unreadable_training"]) == (12, 0, 0)
+    assert set(result["per_class"]) == set(LABELS)
+    recipe = load_toml(out / "recipe.toml", Recipe)
+    assert recipe.data.train == recipe.data.val == str(tmp_path / "data")
+    assert recipe.data.labels is None
+
+
+def test_workers_decode_ahead_where_clips_are_drawn_afresh(task: Task, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert default_workers(task.recipe()) == 0
+    fresh = task.recipe("augment.views=0")
+    assert default_workers(fresh) == default_workers(task.recipe("cache.use=false")) == spare_cores()
+    monkeypatch.setattr("train.devices.cores", lambda: 16)
+    assert default_workers(fresh) == 8
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert default_workers(fresh) == 4
+    monkeypatch.setattr("train.devices.cores", lambda: 2)
+    assert default_workers(fresh) == 1

@@ -231,7 +231,7 @@ def summarise_seeds(outcomes: Sequence[Outcome]) -> Row:
         "accuracy": accuracy,
         "accuracy_spread": spread,
         "accuracies": {run.seed: evaluation["accuracy"] for run, evaluation in done},
-        **{key: mean_and_spread([evaluation[key] for _, evaluation in done])[0] for key in MEANS},
+        **{key: mean_and_spread([e[key] for _, e in done if e[key] is not None])[0] for key in MEANS},
         "trainable_parameters": done[0][1]["trainable_parameters"] if done else None,
         "failed": [f"seed {outcome.run.seed}: {outcome.error}" for outcome in outcomes if not outcome.evaluation],
     }
@@ -256,9 +256,10 @@ def add_campaign_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_device_arguments(parser)
+    parser.set_defaults(workers=None)  # each run has its own
 
 
 def run_options(arguments: argparse.Namespace) -> list[str]:
     """The options of `train.tune` among those of `add_campaign_arguments`."""
     device = ["--device", arguments.device] if arguments.device else []
-    return [*device, "--workers", str(arguments.workers)]
+    return [*device, *([] if arguments.workers is None else ["--workers", str(arguments.workers)])]

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 
 from apt_edge.clip import ClipSpec
-from apt_edge.video.decode import probe, read_frames
+from apt_edge.video.decode import read_frames
+from apt_edge.video.lists import Item
+from apt_edge.video.load import span
 from apt_edge.video.preprocess import normalise, resize
 from apt_edge.video.sampling import clip_indices
 from train.engine.randaug import parse_randaug, rand_augment
@@ -23,19 +25,27 @@ from train.recipe import Augment
 
 
 def augmented_views(
-    path: Path, spec: ClipSpec, augment: Augment, rngs: Sequence[np.random.Generator]
+    video: Item | Path,
+    spec: ClipSpec,
+    augment: Augment,
+    rngs: Sequence[np.random.Generator],
+    flips: Sequence[bool],
+    decoder: str = "pyav",
 ) -> list[np.ndarray]:
     """Random frames and changes, once for each `rng` and all from one decoding of the video.
 
-    Returns float32 `[C, T, S, S]` arrays; raises VideoError.
+    `flips` says which of them are mirrored: a flip may change the class, so the caller draws it. Returns float32
+    `[C, T, S, S]` arrays; raises VideoError.
     """
-    count = probe(path).frames
-    frames = read_frames(path, np.concatenate([clip_indices(count, spec, rng) for rng in rngs]))
-    parts = np.split(frames, len(rngs))
-    return [augment_clip(part, spec, augment, rng) for part, rng in zip(parts, rngs, strict=True)]
+    path, first, count = span(video, decoder)
+    frames = read_frames(path, first + np.concatenate([clip_indices(count, spec, rng) for rng in rngs]), decoder)
+    parts = zip(np.split(frames, len(rngs)), rngs, flips, strict=True)
+    return [augment_clip(part, spec, augment, rng, flip) for part, rng, flip in parts]
 
 
-def augment_clip(frames_THWC: np.ndarray, spec: ClipSpec, augment: Augment, rng: np.random.Generator) -> np.ndarray:
+def augment_clip(
+    frames_THWC: np.ndarray, spec: ClipSpec, augment: Augment, rng: np.random.Generator, flip: bool = False
+) -> np.ndarray:
     """All frames changed alike: uint8 `[T, H, W, 3]` to float32 `[C, T, S, S]`."""
     if augment.randaug:
         frames_THWC = rand_augment(frames_THWC, parse_randaug(augment.randaug), rng)
@@ -44,9 +54,7 @@ def augment_clip(frames_THWC: np.ndarray, spec: ClipSpec, augment: Augment, rng:
     if augment.brightness:
         gain = np.float32(1 + augment.brightness * rng.uniform(-1, 1))
         frames = np.clip(frames * gain + np.float32(0.5), 0, 255).astype(np.uint8)
-    if augment.hflip and rng.random() < 0.5:
-        frames = frames[:, :, ::-1]
-    return normalise(frames, spec)
+    return normalise(frames[:, :, ::-1] if flip else frames, spec)
 
 
 def crop_box(

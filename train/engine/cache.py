@@ -32,14 +32,16 @@ from apt_edge.files import write_json
 from apt_edge.methods.tuned import TunedModel
 from apt_edge.video import decode, preprocess, sampling
 from apt_edge.video import load as video_load
+from apt_edge.video.decoders import decord, packets, pyav, stills
 from train.engine import augment, data, randaug
-from train.engine.data import Clips, Sample, batches, load
+from train.engine.data import Clips, Sample, load
 from train.engine.order import FORWARD_BATCH, Key
+from train.engine.unreadable import Unreadable
 from train.recipe import Cache
 
 TOKENS, DONE, KEY = "prefix.bin", "done.bin", "key.json"
 # Another version of these makes other numbers.
-SOURCES = (vit_source, decode, preprocess, sampling, video_load, data, augment, randaug)
+SOURCES = (vit_source, decode, decord, packets, pyav, stills, preprocess, sampling, video_load, data, augment, randaug)
 PACKAGES = ("torch", "av", "numpy", "pillow")
 
 
@@ -48,19 +50,20 @@ class CachedClips(Dataset[Sample]):
 
     Args:
         tokens_MV: `[M, V, *prefix]`, usually mapped from disk.
-        labels: class of each clip.
+        readable_M: which clips there are prefixes of; why not has been said when they were computed.
+        clips: that they are of; they know the classes of the draws.
     """
 
-    def __init__(self, tokens_MV: np.ndarray, labels: torch.Tensor) -> None:
-        self.tokens_MV, self.labels = tokens_MV, labels
+    def __init__(self, tokens_MV: np.ndarray, readable_M: np.ndarray, clips: Clips) -> None:
+        self.tokens_MV, self.readable_M, self.clips = tokens_MV, torch.from_numpy(readable_M), clips
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return len(self.clips)
 
     def __getitem__(self, key: Key) -> Sample:
         clip, draws = key
         views = torch.from_numpy(self.tokens_MV[clip, list(draws)]).float()
-        return Sample(views, self.labels[clip], torch.tensor(clip))
+        return Sample(views, self.clips.labels(key), torch.tensor(clip), self.readable_M[clip], "")
 
 
 def check_budget(model: TunedModel, train_clips: int, views: int, val_clips: int, cache: Cache) -> None:
@@ -74,12 +77,20 @@ def check_budget(model: TunedModel, train_clips: int, views: int, val_clips: int
 
 
 def cached(
-    model: TunedModel, clips: Clips, views: int, cache: Cache, accelerator: Accelerator, workers: int, name: str
+    model: TunedModel,
+    clips: Clips,
+    views: int,
+    cache: Cache,
+    accelerator: Accelerator,
+    workers: int,
+    unreadable: Unreadable,
 ) -> CachedClips:
     """The prefixes of draws 0 to `views - 1` of every clip, from disk where they are there already.
 
+    A clip that cannot be read, with one of its draws or at all, has none; the next run tries it again.
+
     Raises:
-        VideoError: a clip cannot be read.
+        VideoError: no clip can be read.
         AptEdgeError: the disk has no room; entries written before stay as they are.
     """
     key = _key(model, clips, views, cache, accelerator.mixed_precision)
@@ -96,10 +107,14 @@ def cached(
         missing = np.flatnonzero(done_M == 0).tolist()
         accelerator.wait_for_everyone()  # all have seen the same list before anybody shortens it
         with accelerator.split_between_processes(missing) as mine:
-            _fill(model, clips, tokens_MV, done_M, mine, accelerator, workers, name)
+            _fill(model, clips, tokens_MV, done_M, mine, accelerator, workers, unreadable)
+        unreadable.share()
         accelerator.wait_for_everyone()
-        # Mapped while the lock is held: from here on the numbers stay, even if another run removes the files.
-        return CachedClips(np.memmap(entry / TOKENS, cache.dtype, "r", shape=shape), clips.labels)
+        if not done_M.any():
+            raise unreadable.nothing_left(f"the {unreadable.part} list")
+        # Mapped while the lock is held: from here on the numbers stay, even if another run removes the files or reads
+        # what could not be read.
+        return CachedClips(np.memmap(entry / TOKENS, cache.dtype, "r", shape=shape), np.asarray(done_M != 0), clips)
 
 
 def _fill(
@@ -110,22 +125,30 @@ def _fill(
     missing: list[int],
     accelerator: Accelerator,
     workers: int,
-    name: str,
+    unreadable: Unreadable,
 ) -> None:
     views = tokens_MV.shape[1]
     size = max(1, FORWARD_BATCH // views)
     keys = [(index, tuple(range(views))) for index in missing]
     loader = load(clips, [keys[start : start + size] for start in range(0, len(keys), size)], workers)
+    tried = 0
     model.eval()
-    with tqdm(total=len(keys), desc=f"frozen prefix, {name}", unit="clip", disable=None if keys else True) as bar:
-        for sample in batches(loader):
-            with accelerator.autocast():
-                prefix = model.prefix(sample.views.flatten(0, 1).to(accelerator.device))
-            place = sample.place.numpy()
-            tokens_MV[place] = prefix.float().cpu().numpy().reshape(len(place), *tokens_MV.shape[1:])
-            tokens_MV.flush()  # on disk before it counts as done
-            done_M[place] = 1
-            bar.update(len(place))
+    with tqdm(
+        total=len(keys), desc=f"frozen prefix, {unreadable.part}", unit="clip", disable=None if keys else True
+    ) as bar:
+        for sample in loader:
+            unreadable.note(sample)
+            place = sample.place[sample.readable].numpy()
+            if len(place):
+                with accelerator.autocast():
+                    prefix = model.prefix(sample.views[sample.readable].flatten(0, 1).to(accelerator.device))
+                tokens_MV[place] = prefix.float().cpu().numpy().reshape(len(place), *tokens_MV.shape[1:])
+                tokens_MV.flush()  # on disk before it counts as done
+                done_M[place] = 1
+            bar.update(len(sample.place))
+            tried += len(sample.place)
+            if tried >= FORWARD_BATCH and not done_M.any():
+                raise unreadable.nothing_left(f"the first {tried}")
 
 
 def _bytes(model: TunedModel, clips: int, views: int, cache: Cache) -> int:
@@ -135,9 +158,10 @@ def _bytes(model: TunedModel, clips: int, views: int, cache: Cache) -> int:
 def _key(model: TunedModel, clips: Clips, views: int, cache: Cache, precision: str) -> dict[str, Any]:
     """All that the numbers depend on, in words that a person can read in the entry's key.json."""
     files = hashlib.sha256()
-    for item in clips.items:
+    for index, item in enumerate(clips.items):
         stat = item.path.stat() if item.path.exists() else None  # what is missing is reported when it is read
-        files.update(f"{item.path}{stat and (stat.st_size, stat.st_mtime_ns)}".encode())
+        what = (item.path, item.start, item.end, stat and (stat.st_size, stat.st_mtime_ns), clips.flips(index))
+        files.update(f"{what}".encode())
     source = hashlib.sha256("".join(inspect.getsource(module) for module in SOURCES).encode())
     return {
         "backbone": model.backbone_sha256,
@@ -145,6 +169,7 @@ def _key(model: TunedModel, clips: Clips, views: int, cache: Cache, precision: s
         "blocks": 0 if model.method.tunes_backbone else model.method.first_block,
         "clip": clips.spec.to_dict(),
         "augment": clips.augment.model_dump() if clips.augment else None,
+        "decoder": clips.decoder,
         "seed": clips.seed if clips.augment else None,
         "views": views,
         "files": files.hexdigest(),

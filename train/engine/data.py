@@ -5,33 +5,43 @@ Shapes: B batch, V views, C colour (3), T frames, H height, W width.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
-from pathlib import Path
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset
 
 from apt_edge.clip import ClipSpec
 from apt_edge.errors import AptEdgeError, ConfigError
-from apt_edge.video.lists import Item, read_list
+from apt_edge.video.lists import Item, VideoList, match_labels, read_list
 from apt_edge.video.load import load_clip
 from train.engine.augment import augmented_views
-from train.engine.order import Key
-from train.recipe import Augment
+from train.engine.order import Key, Order
+from train.recipe import Augment, Data
 
 
 class Sample(NamedTuple):
-    """Views of a clip, float32 `[V, C, T, H, W]`, its class and its place in the list; a batch has one more axis."""
+    """Views of a clip; in a batch every field has one more axis.
+
+    Attributes:
+        views: float32 `[V, C, T, H, W]`; zeros when the clip cannot be read.
+        labels: int64 `[V]`, the class of each view: a flip may change it.
+        place: of the clip in its list.
+        readable: whether the views are the clip's.
+        reason: why it cannot be read, for people; empty when it can, or when that has been said before.
+    """
 
     views: Tensor
-    label: Tensor
+    labels: Tensor
     place: Tensor
+    readable: Tensor
+    reason: str | list[str]
 
 
-class Clips(Dataset[Sample | AptEdgeError]):
+class Clips(Dataset[Sample]):
     """The clips of a list, indexed by `(clip, draws)`: one view for each draw.
 
     Args:
@@ -39,64 +49,101 @@ class Clips(Dataset[Sample | AptEdgeError]):
         spec: the input contract.
         augment: None gives the deterministic clip of evaluation, whatever the draw.
         seed: with the draw and the clip's place it decides frames, crop, brightness and flip.
+        decoder: of video files.
+        mirror: what each class becomes when it is flipped, from `train.engine.mirror`; empty where no view is flipped.
     """
 
-    def __init__(self, items: Sequence[Item], spec: ClipSpec, augment: Augment | None = None, seed: int = 0) -> None:
+    def __init__(
+        self,
+        items: Sequence[Item],
+        spec: ClipSpec,
+        augment: Augment | None = None,
+        seed: int = 0,
+        decoder: str = "pyav",
+        mirror: Sequence[int | None] = (),
+    ) -> None:
         self.items, self.spec, self.augment, self.seed = list(items), spec, augment, seed
-
-    @property
-    def labels(self) -> Tensor:
-        """int64 `[clips]`."""
-        return torch.tensor([item.label for item in self.items])
+        self.decoder, self.mirror = decoder, mirror
 
     def __len__(self) -> int:
         return len(self.items)
 
-    def __getitem__(self, key: Key) -> Sample | AptEdgeError:
-        """A file that cannot be read gives the error as a value: raised in a worker, it would drown in a traceback."""
+    def __getitem__(self, key: Key) -> Sample:
+        """A file that cannot be read is told as text: raised in a worker, the error would drown in a traceback."""
         index, draws = key
-        item = self.items[index]
+        labels, place = self.labels(key), torch.tensor(index)
         try:
-            if self.augment is None:
-                views = [load_clip(item.path, self.spec)] * len(draws)
-            else:
-                rngs = [np.random.default_rng([self.seed, draw, index]) for draw in draws]
-                views = augmented_views(item.path, self.spec, self.augment, rngs)
-        except AptEdgeError as error:
-            return error
-        return Sample(torch.from_numpy(np.stack(views)), torch.tensor(item.label), torch.tensor(index))
+            views = torch.from_numpy(np.stack(self._views(key)))
+        except (AptEdgeError, OSError) as error:
+            nothing = torch.zeros(len(draws), *self.spec.shape)
+            return Sample(nothing, labels, place, torch.tensor(False), _in_a_line(error))
+        return Sample(views, labels, place, torch.tensor(True), "")
+
+    def labels(self, key: Key) -> Tensor:
+        """The classes of a clip's draws, int64 `[V]`, without decoding it."""
+        index, draws = key
+        label = self.items[index].label
+        assert label is not None  # `read_items` refuses such lists
+        image = self.mirror[label] if self.mirror else label
+        return torch.tensor([image if self._flipped(index, draw) else label for draw in draws])
+
+    def flips(self, index: int) -> bool:
+        """Whether some draws of a clip are flipped: a clip whose mirror image belongs to no class never is."""
+        label = self.items[index].label
+        has_image = not self.mirror or (label is not None and self.mirror[label] is not None)
+        return has_image and self.augment is not None and self.augment.hflip
+
+    def _flipped(self, index: int, draw: int) -> bool:
+        # A generator of its own: the class of a draw is known before anything is decoded.
+        return self.flips(index) and bool(np.random.default_rng([self.seed, draw, index, 1]).random() < 0.5)
+
+    def _views(self, key: Key) -> list[np.ndarray]:
+        index, draws = key
+        if self.augment is None:
+            return [load_clip(self.items[index], self.spec, self.decoder)] * len(draws)
+        rngs = [np.random.default_rng([self.seed, draw, index]) for draw in draws]
+        flips = [self._flipped(index, draw) for draw in draws]
+        return augmented_views(self.items[index], self.spec, self.augment, rngs, flips, self.decoder)
 
 
-def read_items(path: str | Path, labels: Sequence[str]) -> list[Item]:
-    """Read a list and check its classes against the names; raises ConfigError."""
-    items = read_list(path).items
-    highest = max(items, key=lambda item: item.label)
-    if highest.label >= len(labels):
+def read_items(data: Data, part: Literal["train", "val"], names: Sequence[str] | None = None) -> VideoList:
+    """The videos of a part, each with a class.
+
+    Args:
+        data: where they are, as a recipe says it.
+        part: which of the two.
+        names: classes that the videos' are matched with by name, such as those of the other part; None keeps their own.
+
+    Raises:
+        ConfigError: the list cannot be read, a video has no class, or the classes are not those of `names`.
+    """
+    path = data.train if part == "train" else data.val
+    videos = read_list(path, part, format=data.format, split=data.split, labels=data.labels, root=data.root)
+    if names is not None:
+        videos = replace(videos, items=match_labels(videos, names), labels=list(names))
+    unlabelled = [item for item in videos.items if item.label is None]
+    if unlabelled:
         raise ConfigError(
-            f"{path} uses class {highest.label} ({highest.path.name}), and there are {len(labels)} class names",
-            fix="classes count from 0: correct the list or the label file",
+            f"{path} does not say the class of {len(unlabelled)} of its {len(videos.items)} videos",
+            found=str(unlabelled[0].path),
+            fix="training and validation need classes: write `video class` lines, or give a folder of class folders",
         )
-    return items
+    return videos
 
 
-def load(clips: Dataset[Any], keys: Iterable[list[Key]], workers: int = 0) -> DataLoader[Sample | AptEdgeError]:
-    """A loader of the batches that `keys` lists; `workers` processes decode ahead, 0 decodes in this one."""
+def load(clips: Dataset[Any], keys: Order | list[list[Key]], workers: int = 0) -> DataLoader[Sample]:
+    """A loader of the batches that `keys` lists; `workers` processes decode ahead, 0 decodes in this one.
+
+    A worker makes whole batches: there are no more of them than batches, and none for a single one.
+    """
+    workers = min(workers, len(keys)) if len(keys) > 1 else 0
     return DataLoader(
         clips,
         batch_sampler=keys,
         num_workers=workers,
-        collate_fn=_collate,
         multiprocessing_context="spawn" if workers else None,
         persistent_workers=workers > 0,
     )
-
-
-def batches(loader: Iterable[Sample | AptEdgeError]) -> Iterator[Sample]:
-    """The loader's batches; raises the VideoError of a file that could not be read."""
-    for batch in loader:
-        if isinstance(batch, AptEdgeError):
-            raise batch
-        yield batch
 
 
 def shuffle_frames(clip_BCTHW: Tensor, place_B: Tensor) -> Tensor:
@@ -112,6 +159,7 @@ def shuffle_frames(clip_BCTHW: Tensor, place_B: Tensor) -> Tensor:
 SHUFFLE_SEED = 20240311  # the same for every run: shuffled accuracies can be compared
 
 
-def _collate(samples: list[Sample | AptEdgeError]) -> Sample | AptEdgeError:
-    errors = [sample for sample in samples if isinstance(sample, AptEdgeError)]
-    return errors[0] if errors else default_collate(samples)
+def _in_a_line(error: Exception) -> str:
+    if not isinstance(error, AptEdgeError):
+        return str(error)
+    return f"{error.wrong} ({error.found})" if error.found else error.wrong

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -20,33 +20,18 @@ from tqdm import tqdm
 from apt_edge.errors import AptEdgeError
 from apt_edge.methods.tuned import TunedModel
 from train.engine.checkpoint import checkpoints, save_checkpoint
-from train.engine.data import batches
+from train.engine.data import Sample
 from train.engine.optim import adamw, lr_factor
-from train.engine.runlog import RunLog
+from train.engine.runlog import EpochRecord, RunLog
 from train.engine.source import Source
+from train.engine.validation import validate
 from train.recipe import Recipe
+
+IGNORED = -100  # the class that `cross_entropy` passes over
 
 
 class DivergedError(AptEdgeError):
     """The loss is not a number."""
-
-
-@dataclass(frozen=True)
-class EpochRecord:
-    """One epoch: means over its clips, rates of its last step, seconds of training up to its end with all resumptions.
-
-    Validation is None in epochs without one.
-    """
-
-    epoch: int
-    loss: float
-    accuracy: float
-    method_lr: float
-    head_lr: float
-    clips_per_second: float
-    seconds: float
-    val_loss: float | None = None
-    val_accuracy: float | None = None
 
 
 def fit(
@@ -59,24 +44,20 @@ def fit(
     *,
     state: dict[str, Any] | None = None,
     checkpoint_minutes: float = 5.0,
+    skip_bad: bool = False,
 ) -> list[EpochRecord]:
     """Train as the recipe says and leave the weights it asks for in `model`; returns the epochs.
 
     `folder` receives the logs and, after each epoch and every `checkpoint_minutes`, a checkpoint. With the `state` of
-    one it is continued; on a CPU the result is the same to the bit.
+    one it is continued; on a CPU the result is the same to the bit. A clip that cannot be read weighs nothing in its
+    step, and the other clips no more than they would beside it; `skip_bad` leaves it out of the validation accuracy.
 
     Raises:
         DivergedError: the loss or a weight is not a number; the last checkpoint stays.
+        VideoError: nothing can be read of the first step, or of a whole epoch or validation.
         AptEdgeError: a checkpoint cannot be written.
     """
-    return _Fit(model, train, val, recipe, folder, accelerator, checkpoint_minutes, state).run()
-
-
-def kept_epoch(history: Sequence[EpochRecord], keep: str) -> EpochRecord:
-    """The epoch whose weights a finished run has: the last one, or the first of the best validated."""
-    if keep == "last":
-        return history[-1]
-    return max((record for record in history if record.val_accuracy is not None), key=lambda r: r.val_accuracy or 0.0)
+    return _Fit(model, train, val, recipe, folder, accelerator, checkpoint_minutes, skip_bad, state).run()
 
 
 class _Fit:
@@ -91,10 +72,11 @@ class _Fit:
         folder: Path,
         accelerator: Accelerator,
         checkpoint_minutes: float,
+        skip_bad: bool,
         state: dict[str, Any] | None,
     ) -> None:
         self.model, self.train, self.val, self.recipe, self.folder = model, train, val, recipe, folder
-        self.accelerator, self.checkpoint_seconds = accelerator, 60 * checkpoint_minutes
+        self.accelerator, self.checkpoint_seconds, self.skip_bad = accelerator, 60 * checkpoint_minutes, skip_bad
         self.wrapped, self.optimiser = accelerator.prepare(model, adamw(model, recipe.optim))
         self.history: list[EpochRecord] = []
         self.step = 0
@@ -125,7 +107,7 @@ class _Fit:
                 if log:
                     log.write(asdict(record))
                     if record.val_accuracy is not None:
-                        bar.write(_line(record, optim.epochs), file=sys.stderr)
+                        bar.write(record.line(optim.epochs), file=sys.stderr)
                 self._save()
         if optim.keep == "best" and self.best:
             self._restore(self.best)
@@ -136,33 +118,49 @@ class _Fit:
         order.epoch, order.first_step = len(self.history), self.step - len(self.history) * order.steps
         self.model.train()
         began, before = time.perf_counter(), self.sums[2]
+        waits: list[float] = []
         parts: list[Tensor] = []
-        for sample in batches(self.train.loader):
-            labels = sample.label.repeat_interleave(order.samples)
-            parts.append(self._part(len(parts), sample.views.flatten(0, 1), labels))
+        for sample in _timed(self.train.batches(), waits):
+            parts.append(self._part(len(parts), sample))
             if len(parts) < optim.accumulate:
                 continue
             self._finish_step(torch.stack(parts).sum(0))
             parts = []
-            bar.set_postfix(
-                loss=f"{self.sums[0] / self.sums[2]:.3f}", accuracy=f"{self.sums[1] / self.sums[2]:.1%}", refresh=False
-            )
+            read = max(1, self.sums[2])
+            bar.set_postfix(loss=f"{self.sums[0] / read:.3f}", accuracy=f"{self.sums[1] / read:.1%}", refresh=False)
             bar.update(optim.batch * order.samples)
-        speed = (self.sums[2] - before) / (time.perf_counter() - began)
+        seconds = time.perf_counter() - began
+        self.train.unreadable.share()
+        if not self.sums[2]:
+            raise self.train.unreadable.nothing_left(f"epoch {len(self.history) + 1}")
         epoch = len(self.history) + 1
         validated: tuple[float, float] | tuple[None, None] = (None, None)
         if epoch % optim.validate_every == 0 or epoch == optim.epochs:
-            validated = validate(self.model, self.val, self.accelerator)
+            validated = validate(self.model, self.val, self.accelerator, self.skip_bad)
+            self.val.unreadable.share()
             self._note_best(validated[1])
         loss, right, clips = self.sums
-        rates = self._rates(self.step - 1)
-        return EpochRecord(epoch, loss / clips, right / clips, *rates, speed, self._elapsed(), *validated)
+        rates, speed = self._rates(self.step - 1), (clips - before) / seconds
+        return EpochRecord(
+            epoch, loss / clips, right / clips, *rates, speed, sum(waits) / seconds, self._elapsed(), *validated
+        )
 
     def _elapsed(self) -> float:
         return self.seconds + time.monotonic() - self.began
 
-    def _part(self, part: int, inputs: Tensor, labels: Tensor) -> Tensor:
-        """Forward and backward of one part of a step; returns its summed loss, right answers and clips."""
+    def _part(self, part: int, sample: Sample) -> Tensor:
+        """Forward and backward of one part of a step; returns its summed loss, right answers and clips that were read.
+
+        The loss is divided by all clips: processes and parts then add up to the mean of a whole batch, whatever was
+        unreadable where.
+        """
+        readable = sample.readable.repeat_interleave(self.train.order.samples)
+        inputs, clips = sample.views.flatten(0, 1), len(readable)
+        labels = torch.where(readable, sample.labels.flatten(), IGNORED)
+        read = int(readable.sum())
+        alone = read < min(2, clips)
+        if read < clips and not alone:  # zeros would enter a batch norm's statistics
+            inputs, labels = inputs[readable], labels[readable]
         # Seeding each step makes dropout a function of (seed, step): it needs no saved state, and the parts of a step
         # and its processes share the prompts' mask, as the whole batch would. Masks of single clips differ.
         own = [part, self.accelerator.process_index] if self.model.method.draws_per_clip else []
@@ -170,10 +168,15 @@ class _Fit:
         for group in self.optimiser.param_groups:
             group["lr"] = self._factor(self.step) * group["peak_lr"]
         with self.accelerator.accumulate(self.wrapped):
+            if alone:
+                self.model.eval()  # a batch norm then uses the statistics that it has
             logits = self.wrapped(inputs, from_prefix=self.train.from_prefix)
-            loss = F.cross_entropy(logits, labels, label_smoothing=self.recipe.optim.label_smoothing)
+            smoothing = self.recipe.optim.label_smoothing
+            loss = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum") / clips
+            if alone:
+                self.model.train()
             right = (logits.argmax(1) == labels).sum()
-            sums = torch.stack([loss.detach() * len(labels), right, loss.new_tensor(len(labels))])
+            sums = torch.stack([loss.detach() * clips, right, loss.new_tensor(read)])
             sums = self.accelerator.reduce(sums, "sum")
             if not sums[0].isfinite():
                 raise self._diverged(f"the loss is {sums[0].item()}")
@@ -187,6 +190,8 @@ class _Fit:
     def _finish_step(self, sums: Tensor) -> None:
         self.sums = [old + new for old, new in zip(self.sums, sums.tolist(), strict=True)]
         self.step += 1
+        if not (self.sums[2] or self.history):
+            raise self.train.unreadable.nothing_left("the first batch")
         within = self.step % self.train.order.steps
         if within and time.monotonic() - self.saved >= self.checkpoint_seconds:
             self._save()
@@ -247,6 +252,7 @@ class _Fit:
                 "history": [asdict(record) for record in self.history],
                 "sums": self.sums,
                 "best": self.best,
+                "unreadable": [self.train.unreadable.reasons, self.val.unreadable.reasons],
             }
             save_checkpoint(self.folder, self.step, self.recipe, state)
         self.saved = time.monotonic()
@@ -259,30 +265,18 @@ class _Fit:
         self.history = [EpochRecord(**record) for record in state["history"]]
         self.step, self.sums, self.best = state["step"], state["sums"], state["best"]
         self.seconds = state["seconds"]
+        for source, reasons in zip((self.train, self.val), state["unreadable"], strict=True):
+            source.unreadable.add(reasons)
 
 
-def validate(model: torch.nn.Module, source: Source, accelerator: Accelerator) -> tuple[float, float]:
-    """Mean cross-entropy (no smoothing) and accuracy over all processes; the model's mode is left as it was."""
-    was_training = model.training
-    model.eval()
-    sums = torch.zeros(3, device=accelerator.device)
-    try:
-        with torch.no_grad():
-            for sample in batches(source.loader):
-                logits, labels = model(sample.views[:, 0], from_prefix=source.from_prefix), sample.label
-                loss = F.cross_entropy(logits, labels, reduction="sum")
-                sums += torch.stack([loss, (logits.argmax(1) == labels).sum(), loss.new_tensor(len(labels))])
-    finally:
-        model.train(was_training)
-    loss_sum, right, clips = accelerator.reduce(sums, "sum").tolist()
-    return loss_sum / clips, right / clips
-
-
-def _line(record: EpochRecord, epochs: int) -> str:
-    return (
-        f"epoch {record.epoch:3d}/{epochs}  loss {record.loss:.4f}  accuracy {record.accuracy:.1%}  "
-        f"validation {record.val_accuracy:.1%}  {record.clips_per_second:.0f} clips/s"
-    )
+def _timed(samples: Iterator[Sample], waits: list[float]) -> Iterator[Sample]:
+    """The same samples; the seconds until each came, and until the end, are added to `waits`."""
+    asked = time.perf_counter()
+    for sample in samples:
+        waits.append(time.perf_counter() - asked)
+        yield sample
+        asked = time.perf_counter()
+    waits.append(time.perf_counter() - asked)
 
 
 @contextmanager

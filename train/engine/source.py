@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 from accelerate import Accelerator
@@ -13,6 +14,7 @@ from apt_edge.methods.tuned import TunedModel
 from train.engine.cache import CachedClips, cached, check_budget
 from train.engine.data import Clips, Sample, load
 from train.engine.order import FORWARD_BATCH, Order
+from train.engine.unreadable import Unreadable
 from train.recipe import Recipe
 
 
@@ -24,12 +26,20 @@ class Source:
         loader: gives `Sample`s on the right device; `order` says of which epoch.
         from_prefix: the inputs are prefixes, not clips.
         one_row: of the kind that the head alone reads.
+        unreadable: the clips that could not be read so far.
     """
 
     loader: DataLoader[Sample]
     order: Order
     from_prefix: bool
     one_row: bool
+    unreadable: Unreadable
+
+    def batches(self) -> Iterator[Sample]:
+        """One epoch of this process; unreadable clips are noted on the way."""
+        for sample in self.loader:
+            self.unreadable.note(sample)
+            yield sample
 
 
 def make_sources(
@@ -39,7 +49,7 @@ def make_sources(
 
     Raises:
         ConfigError: the batch cannot be divided among the processes or is larger than the list; the cache is too small.
-        VideoError: a clip cannot be read.
+        VideoError: nothing can be read of what is to be kept.
     """
     optim, augment, cache = recipe.optim, recipe.augment, recipe.cache
     part = optim.batch // optim.accumulate
@@ -54,16 +64,29 @@ def make_sources(
             f"{len(train)} training clips do not fill one batch of {optim.batch}", fix="lower optim.batch"
         )
     val_order = Order(len(val), FORWARD_BATCH, None)
+    bad_train = Unreadable(train.items, "training", accelerator.is_main_process)
+    bad_val = Unreadable(val.items, "validation", accelerator.is_main_process)
     if not (augment.views and cache.use):
-        return _source(model, train, order, accelerator, workers), _source(model, val, val_order, accelerator, workers)
+        return (
+            _source(model, train, order, accelerator, workers, bad_train),
+            _source(model, val, val_order, accelerator, workers, bad_val),
+        )
     check_budget(model, len(train), augment.views, len(val), cache)
-    kept_val = cached(model, val, 1, cache, accelerator, workers, "validation")
-    kept = cached(model, train, augment.views, cache, accelerator, workers, "training")
-    return _source(model, kept, order, accelerator, 0), _source(model, kept_val, val_order, accelerator, 0)
+    kept_val = cached(model, val, 1, cache, accelerator, workers, bad_val)
+    kept = cached(model, train, augment.views, cache, accelerator, workers, bad_train)
+    return (
+        _source(model, kept, order, accelerator, 0, bad_train),
+        _source(model, kept_val, val_order, accelerator, 0, bad_val),
+    )
 
 
 def _source(
-    model: TunedModel, clips: Clips | CachedClips, order: Order, accelerator: Accelerator, workers: int
+    model: TunedModel,
+    clips: Clips | CachedClips,
+    order: Order,
+    accelerator: Accelerator,
+    workers: int,
+    unreadable: Unreadable,
 ) -> Source:
     loader = prepare_data_loader(
         load(clips, order, workers),
@@ -76,4 +99,4 @@ def _source(
         dispatch_batches=False,
     )
     kept = isinstance(clips, CachedClips)
-    return Source(loader, order, kept, kept and model.prefix_shape()[0] == 1)
+    return Source(loader, order, kept, kept and model.prefix_shape()[0] == 1, unreadable)
