@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from apt_edge.backbone.layers import sincos_positions
 from apt_edge.backbone.layouts import LAYOUTS, find_layout
 from apt_edge.backbone.layouts.base import Converted, Hints
 from apt_edge.backbone.sources import Stored, locate, read
@@ -139,9 +140,17 @@ def load_backbone(source: str | Path) -> Vit:
     converted = read_checkpoint(source)
     for warning in converted.warnings:
         warnings.warn(f"{source}: {warning}", stacklevel=2)
-    vit = Vit(converted.config)
-    vit.load_state_dict({name: tensor.float() for name, tensor in converted.tensors.items()})
+    with torch.device("meta"):  # drawing random weights first would take longer than everything else
+        vit = Vit(converted.config)
+    vit.load_state_dict({name: _float32(tensor) for name, tensor in converted.tensors.items()}, assign=True)
+    if vit.positions.is_meta:  # computed, not loaded
+        vit.register_buffer("positions", sincos_positions(vit.config.tokens, vit.config.width), persistent=False)
     return freeze(vit)
+
+
+def _float32(tensor: Tensor) -> Tensor:
+    """A copy, so that nothing hangs on the file any more."""
+    return tensor.to(torch.float32, copy=True, memory_format=torch.contiguous_format)
 
 
 def read_checkpoint(
