@@ -1,81 +1,238 @@
-"""Is a list of videos fit to train on? Every file is decoded to its end."""
+"""Is a list of videos fit to train on? Every file is decoded to its end, in worker processes."""
 
 from __future__ import annotations
 
 import os
 import statistics
-from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from apt_edge.errors import VideoError
-from apt_edge.video.decode import VideoInfo, verify
-from apt_edge.video.lists import Item, read_list
+from apt_edge.errors import ConfigError
+from apt_edge.video.formats.rows import other_parts, part_of
+from apt_edge.video.lists import Item, VideoList, read_list
+from train.check_files import Answer, run_jobs
+from train.check_worker import reason_of
+
+Key = tuple[str, float | None, float | None]  # content, segment
 
 
-def check_list(path: str | Path) -> dict[str, Any]:
-    """Decode every video of a list to its end, in parallel, with a progress bar.
+def check_list(
+    path: str | Path,
+    part: str | None = None,
+    *,
+    format: str | None = None,
+    split: int = 1,
+    labels: str | Path | None = None,
+    root: str | Path | None = None,
+    decoder: str = "pyav",
+    workers: int | None = None,
+    timeout: float = 120.0,
+    against: str | Path | None = None,
+) -> dict[str, Any]:
+    """Decode every video of a list, or of the training and validation part of a data set, with a progress bar.
 
     Args:
         path: a list file or the root folder of a data set.
+        part: `train`, `val` or `test`; None takes what the list is by its name, else training and validation.
+        format, split, labels, root: as `read_list` takes them.
+        decoder: one of `decode.DECODERS`.
+        workers: processes, None for one a core.
+        timeout: seconds for one file; what takes longer is bad.
+        against: another list, which must share no video with this one; None finds the other part by its name.
 
     Returns:
-        A JSON-ready report: `list`, `clips`; `labels` (clips for each class), `frames` (least, median, most), `fps` and
-        `sizes` (how many videos have which), and `bad` (`path` and `reason` of each file that does not decode).
+        A JSON-ready report: `path`, `decoder`; `clips` and `bad` (`part`, `path`, `reason`) of all parts together;
+        `parts`, by name: see `_describe_part`; `shared`, videos that two parts have in common by path or by content:
+        `parts`, `paths`, `same`; `notes` about the comparison.
 
     Raises:
         ConfigError: the list does not parse, or a class number has no name.
+        AptEdgeError: there is no such decoder, or it is not installed.
     """
     path = Path(path)
-    videos = read_list(path)
-    items = videos.items
-    # Threads do: FFmpeg decodes without the interpreter's lock.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        results = list(tqdm(pool.map(_verify, items), total=len(items), desc="decoding", unit="clip", disable=None))
-    infos = [result for result in results if isinstance(result, VideoInfo)]
-    counts = Counter(item.label for item in items)
+    options: dict[str, Any] = {"format": format, "split": split, "labels": labels, "root": root}
+    lists = _checked_lists(path, part, options)
+    others, notes = _other_lists(path, lists, against, options)
+    answers = _answers(lists, others, decoder, workers or os.cpu_count() or 1, timeout)
+    keys = {
+        name: [
+            (answers[_text(item.path)].get("sha256", _text(item.path)), item.start, item.end) for item in videos.items
+        ]
+        for name, videos in (lists | others).items()
+    }
+    rows = {name: [_row(item, answers, videos.labels) for item in videos.items] for name, videos in lists.items()}
     return {
-        "list": str(path),
-        "clips": len(items),
-        "labels": {name: counts[label] for label, name in enumerate(videos.labels)},
-        "frames": _spread([info.frames for info in infos]),
-        "fps": _tally(f"{info.fps:g}" for info in infos),
-        "sizes": _tally(f"{info.width}x{info.height}" for info in infos),
+        "path": _text(path),
+        "decoder": decoder,
+        "clips": sum(len(part_rows) for part_rows in rows.values()),
         "bad": [
-            {"path": str(item.path), "reason": result}
-            for item, result in zip(items, results, strict=True)
-            if isinstance(result, str)
+            {"part": name, "path": row["path"], "reason": row["reason"]}
+            for name, part_rows in rows.items()
+            for row in part_rows
+            if "reason" in row
         ],
+        "parts": {name: _describe_part(videos, rows[name], keys[name]) for name, videos in lists.items()},
+        "shared": _shared(lists, lists | others, keys),
+        "notes": notes,
     }
 
 
-def describe(report: dict[str, Any]) -> str:
-    """The report of `check_list` in plain text."""
-    lines = [f"{report['list']}: {report['clips']} videos, {len(report['bad'])} bad"]
-    lines += [f"  {count:6d}  {name}" for name, count in report["labels"].items()]
-    if report["frames"]:
-        lines.append("frames: {least} to {most}, median {median:g}".format(**report["frames"]))
-        lines += [
-            f"{kind}: " + ", ".join(f"{value} ({count})" for value, count in report[kind].items())
-            for kind in ("fps", "sizes")
-        ]
-    lines += [f"bad: {bad['path']}\n     {bad['reason']}" for bad in report["bad"]]
-    return "\n".join(lines)
+def _checked_lists(path: Path, part: str | None, options: dict[str, Any]) -> dict[str, VideoList]:
+    """The parts to decode; a list that is the same for both parts has none."""
+    part = part or (None if path.is_dir() else part_of(path.name))
+    if part:
+        return {part: read_list(path, part, **options)}
+    lists = {name: read_list(path, name, **options) for name in ("train", "val")}
+    return {"all": lists["train"]} if lists["train"].items == lists["val"].items else lists
 
 
-def _verify(item: Item) -> VideoInfo | str:
+def _other_lists(
+    path: Path, lists: dict[str, VideoList], against: str | Path | None, options: dict[str, Any]
+) -> tuple[dict[str, VideoList], list[str]]:
+    """Lists that are compared with and not decoded, and notes on those that cannot be read."""
+    if against:
+        return {str(against): read_list(against, part_of(Path(against).name) or "val", **options)}, []
+    if path.is_dir():
+        sources = {name: path for name in ("train", "val") if len(lists) == 1 and name not in {*lists, "all"}}
+        sources = {} if "all" in lists else sources
+    else:
+        sources = other_parts(path)
+    others, notes = {}, []
+    for name, source in sources.items():
+        if name in lists:
+            continue
+        try:
+            others[name] = read_list(source, name, **options)
+        except ConfigError as error:
+            notes.append(f"not compared with the {name} part: {reason_of(error, source)}")
+    return others, notes
+
+
+def _answers(
+    lists: dict[str, VideoList], others: dict[str, VideoList], decoder: str, workers: int, timeout: float
+) -> dict[str, Answer]:
+    """What the workers found, by path; contents are hashed only of files that have another's number of bytes."""
+    segments: dict[str, set[tuple[float | None, float | None]]] = defaultdict(set)
+    for videos in lists.values():
+        for item in videos.items:
+            segments[_text(item.path)].add((item.start, item.end))
+    paths = {_text(item.path): item.path for videos in (lists | others).values() for item in videos.items}
+    sizes = {name: _bytes(path) for name, path in paths.items()}
+    occurring = Counter(sizes.values())
+    jobs: list[Answer] = [
+        {
+            "path": str(path),
+            "decoder": decoder,
+            "decode": name in segments,
+            "hash": sizes[name] is not None and occurring[sizes[name]] > 1,
+            "segments": sorted((pair for pair in segments[name] if pair != (None, None)), key=str),
+        }
+        for name, path in paths.items()
+    ]
+    found: dict[str, Answer] = {name: {} for name in paths}
+    busy = [name for name, job in zip(paths, jobs, strict=True) if job["decode"] or job["hash"]]
+    wanted = [job for job in jobs if job["decode"] or job["hash"]]
+    results = run_jobs(wanted, workers, timeout)
+    for place, answer in tqdm(results, total=len(busy), desc="decoding", unit="file", disable=None):
+        name, counts = busy[place], answer.pop("segments", ())
+        answer["counts"] = dict(zip(wanted[place]["segments"], counts, strict=False))  # a bad file has no counts
+        found[name] = answer | {"missing": sizes[name] is None}
+    return found
+
+
+def _bytes(path: Path) -> int | None:
+    """Size of a file, or of the files in a folder; None: it is not there; -1: it cannot be looked at."""
     try:
-        return verify(item.path)
-    except VideoError as error:
-        return error.wrong + (f": {error.found}" if error.found else "")
+        if path.is_dir():
+            with os.scandir(path) as entries:
+                return sum(entry.stat().st_size for entry in entries if entry.is_file())
+        return path.stat().st_size
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError):  # decoding says what is wrong with it
+        return -1
+
+
+def _row(item: Item, answers: dict[str, Answer], labels: Sequence[str]) -> dict[str, Any]:
+    """One line of the report: path, class, and either a reason or what the video holds."""
+    found = answers[_text(item.path)]
+    row: dict[str, Any] = {"path": _text(item.path), "label": None if item.label is None else labels[item.label]}
+    if (item.start, item.end) != (None, None):
+        row |= {"start": item.start, "end": item.end}
+    frames = found.get("counts", {}).get((item.start, item.end), found.get("frames"))
+    reason = found.get("reason", frames if isinstance(frames, str) else None)
+    if reason is not None:
+        return row | {"reason": _text(reason), "missing": found.get("missing", False)}
+    row |= {"frames": frames} | {name: found[name] for name in ("width", "height", "fps")}
+    return row | ({"promised": item.frames} if item.frames is not None else {})
+
+
+def _describe_part(videos: VideoList, rows: list[dict[str, Any]], keys: list[Key]) -> dict[str, Any]:
+    """What the report says of a part.
+
+    Keys: `format`, `notes`, `clips`; `labels` (clips of each class), `unlabelled`; `frames` (least, median, most),
+    `fps` and `sizes` (how many videos have which); `missing` (files that are not there), `missing_share`; `miscounted`
+    (folders that hold another number of frames than the list says); `duplicates` (groups of paths, of good videos with
+    one content); `rows`, one a video.
+    """
+    good = [row for row in rows if "reason" not in row]
+    counts = Counter(row["label"] for row in rows)
+    missing = sum(row.get("missing", False) for row in rows)
+    return {
+        "format": videos.format,
+        "notes": videos.notes,
+        "clips": len(rows),
+        "labels": {name: counts[name] for name in videos.labels},
+        "unlabelled": counts[None],
+        "frames": _spread([row["frames"] for row in good]),
+        "fps": _tally(f"{row['fps']:g}" for row in good),
+        "sizes": _tally(f"{row['width']}x{row['height']}" for row in good),
+        "missing": missing,
+        "missing_share": missing / len(rows),
+        "miscounted": [row for row in good if row.get("promised", row["frames"]) != row["frames"]],
+        "duplicates": _duplicates(rows, keys),
+        "rows": rows,
+    }
+
+
+def _duplicates(rows: list[dict[str, Any]], keys: list[Key]) -> list[list[str]]:
+    groups: dict[Key, list[str]] = defaultdict(list)
+    for row, key in zip(rows, keys, strict=True):
+        if "reason" not in row:
+            groups[key].append(row["path"])
+    return [paths for paths in groups.values() if len(paths) > 1]
+
+
+def _shared(
+    lists: dict[str, VideoList], everything: dict[str, VideoList], keys: dict[str, list[Key]]
+) -> list[dict[str, Any]]:
+    """Videos of the checked parts that another part has, too; each pair of parts once."""
+    shared = []
+    names = list(everything)
+    for place, other in enumerate(names):
+        of_other = {key: item.path for key, item in zip(keys[other], everything[other].items, strict=True)}
+        for name in names[:place]:
+            if name not in lists and other not in lists:
+                continue
+            for key, item in zip(keys[name], everything[name].items, strict=True):
+                if (twin := of_other.get(key)) is not None:
+                    same = "path" if twin == item.path else "content"
+                    shared.append({"parts": [name, other], "paths": [_text(item.path), _text(twin)], "same": same})
+    return shared
 
 
 def _spread(values: list[int]) -> dict[str, float]:
     return {"least": min(values), "median": statistics.median(values), "most": max(values)} if values else {}
 
 
-def _tally(values: Any) -> dict[str, int]:
+def _tally(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common(10))
+
+
+def _text(path: str | Path) -> str:
+    """A path as text that every terminal and file takes: bytes that are no UTF-8 are written out."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

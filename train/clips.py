@@ -1,10 +1,12 @@
-"""Labelled action clips from nothing: `make` renders and encodes them, `check` decodes every file of a list.
+"""Labelled action clips from nothing: `make` renders and encodes them, `check` decodes every file of a data set.
 
 python -m train.clips make OUT [--seed 0] [--train 640] [--val 400] [--workers N]
-python -m train.clips check LIST [--json]
+python -m train.clips check LIST|ROOT [--part train] [--format F] [--split 1] [--labels FILE] [--root DIR]
+    [--decoder pyav] [--workers N] [--timeout 120] [--against LIST] [--out DIR] [--json]
 
-A finished folder holds train/*.mp4, val/*.mp4, train.csv, val.csv, labels.txt, scripts.jsonl and clips.json. Lists and
-scripts are the same on every machine for the same seed; the compressed pixels may differ with the encoder.
+`check` ends with exit code 1 when a video is bad. A folder that `make` finished holds train/*.mp4, val/*.mp4,
+train.csv, val.csv, labels.txt, scripts.jsonl and clips.json. Lists and scripts are the same on every machine for the
+same seed; the compressed pixels may differ with the encoder.
 """
 
 from __future__ import annotations
@@ -27,7 +29,10 @@ from tqdm import tqdm
 
 from apt_edge.errors import ConfigError, MissingDependency, VideoError, run_tool
 from apt_edge.files import sha256, write_json
-from train.check import check_list, describe
+from apt_edge.video.decode import DECODERS
+from apt_edge.video.lists import FORMATS, PARTS
+from train.check import check_list
+from train.check_report import describe, write_report
 from train.synthetic.actions import FPS, LABELS, SIDE, Script, scene, write_script
 from train.synthetic.scene import render
 from train.synthetic.textures import SPLITS
@@ -190,21 +195,40 @@ def main() -> None:
     make.add_argument("--train", type=int, default=640, help="training clips (default: %(default)s)")
     make.add_argument("--val", type=int, default=400, help="validation clips (default: %(default)s)")
     make.add_argument("--workers", type=int, help="processes (default: one a core)")
-    check = commands.add_parser("check", help="decode every video of a list")
-    check.add_argument("list", type=Path, help="lines `video label`")
-    check.add_argument("--json", action="store_true", help="print the report as JSON")
+    _add_check(commands)
     arguments = parser.parse_args()
-    if arguments.command == "make":
-        make_clips(arguments.out, arguments.seed, arguments.train, arguments.val, arguments.workers)
-        print(
-            f"{arguments.out}: {arguments.train} training and {arguments.val} validation clips, {len(LABELS)} classes"
-        )
+    if arguments.command == "check":
+        _check(arguments)
         return
-    report = check_list(arguments.list)
+    make_clips(arguments.out, arguments.seed, arguments.train, arguments.val, arguments.workers)
+    print(f"{arguments.out}: {arguments.train} training and {arguments.val} validation clips, {len(LABELS)} classes")
+
+
+def _add_check(commands: Any) -> None:
+    check = commands.add_parser("check", help="decode every video of a data set, in worker processes")
+    check.add_argument("path", type=Path, help="a list of videos, or the root folder of a data set")
+    check.add_argument("--part", choices=PARTS, help="part to decode (default: the list's own, else train and val)")
+    check.add_argument("--format", choices=FORMATS, help="of the list (default: found out)")
+    check.add_argument("--split", type=int, default=1, help="of the official three (default: %(default)s)")
+    check.add_argument("--labels", type=Path, help="file of class names (default: looked for beside the list)")
+    check.add_argument("--root", type=Path, help="folder that relative paths start at")
+    check.add_argument("--decoder", choices=DECODERS, default="pyav", help="(default: %(default)s)")
+    check.add_argument("--workers", type=int, help="processes (default: one a core)")
+    check.add_argument("--timeout", type=float, default=120.0, help="seconds for one file (default: %(default)g)")
+    check.add_argument("--against", type=Path, help="list that may share no video (default: the other part)")
+    check.add_argument("--out", type=Path, help="folder for check.json, bad.txt and check.png")
+    check.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    options = {name: value for name, value in vars(arguments).items() if name not in ("command", "out", "json")}
+    report = check_list(**options | {"workers": arguments.workers or cores()})
+    if arguments.out:
+        write_report(report, arguments.out)
     print(json.dumps(report, indent=2, ensure_ascii=False) if arguments.json else describe(report))
     if report["bad"]:
         raise VideoError(
-            f"{len(report['bad'])} of {report['clips']} videos of {arguments.list} are bad",
+            f"{len(report['bad'])} of {report['clips']} videos of {arguments.path} are bad",
             fix="replace them or take their lines out of the list",
         )
 

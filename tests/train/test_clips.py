@@ -1,4 +1,4 @@
-"""The clips program: determinism, exact reversal, disjoint textures, honest folders, and a check of lists."""
+"""The clips program: determinism, exact reversal, disjoint textures, honest folders."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 
-from apt_edge.errors import ConfigError, VideoError
+from apt_edge.errors import ConfigError
 from apt_edge.video.decode import probe, read_frames
 from apt_edge.video.labels import read_labels
 from apt_edge.video.lists import read_list
 from train import clips
-from train.check import check_list, describe
+from train.check import check_list
 from train.synthetic.actions import FPS, LABELS, NUISANCES, PAIRS, SIDE, reverse, scene, write_script
 from train.synthetic.scene import render_with_visibility
 
@@ -203,45 +203,10 @@ def test_folders_and_counts_that_cannot_serve(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-@pytest.fixture
-def damaged(made, tmp_path):
-    """A list of four good clips, one cut, one empty and one missing."""
-    items = read_list(made / "val.csv").items
-    (tmp_path / "cut.mp4").write_bytes(items[0].path.read_bytes()[:2000])
-    (tmp_path / "empty.mp4").touch()
-    lines = [f"{item.path} {item.label}" for item in items[:4]] + ["cut.mp4 0", "empty.mp4 1", "gone.mp4 1"]
-    (tmp_path / "list.csv").write_text("\n".join(lines))
-    (tmp_path / "labels.txt").write_bytes((made / "labels.txt").read_bytes())
-    return tmp_path / "list.csv"
-
-
-def test_check_counts_and_finds_the_bad_files(damaged):
-    report = check_list(damaged)
-    assert report["clips"] == 7
-    assert [bad["path"].rsplit("/", 1)[1] for bad in report["bad"]] == ["cut.mp4", "empty.mp4", "gone.mp4"]
-    for bad, reason in zip(report["bad"], ("moov", "0 bytes", "does not exist"), strict=True):
-        assert reason in bad["reason"]
-    assert report["labels"]["slide right"] == 2
-    assert report["labels"]["orbit clockwise"] == 0
-    assert report["fps"] == {"12": 4}
-    assert 20 <= report["frames"]["least"] <= report["frames"]["most"] <= 36
-    assert "7 videos, 3 bad" in describe(report)
-
-
-def test_check_refuses_a_class_without_a_name(damaged):
-    damaged.write_text(damaged.read_text() + "\ngone.mp4 16\n")
-    with pytest.raises(ConfigError, match="class 16"):
-        check_list(damaged)
-
-
-def test_the_command_line(made, damaged, monkeypatch, capsys):
-    monkeypatch.setattr(sys, "argv", ["clips", "check", str(damaged), "--json"])
-    with pytest.raises(VideoError, match="3 of 7"):
-        clips.main()
-    assert json.loads(capsys.readouterr().out) == check_list(damaged)
-    monkeypatch.setattr(sys, "argv", ["clips", "check", str(made / "train.csv")])
+def test_the_command_line(made, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["clips", "check", str(made)])
     clips.main()
-    assert "16 videos, 0 bad" in capsys.readouterr().out
+    assert "32 videos, 0 bad" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["clips", "make", str(made), "--seed", "3", "--train", "16", "--val", "16"])
     clips.main()
     assert "16 training and 16 validation clips, 16 classes" in capsys.readouterr().out
