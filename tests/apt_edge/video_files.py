@@ -19,18 +19,19 @@ def write_video(
     faststart: bool = False,
     codec: str = "libx264",
     times: list[int] | None = None,
+    rate: int = 12,
 ) -> Path:
-    """Encode `frames` frames of 72x48 at 12 fps; `times` sets other presentation times, in 1/12 s."""
+    """Encode `frames` frames of 72x48 at `rate` fps; `times` sets other presentation times, in frames."""
     flags = {"movflags": "+faststart"} if faststart else {}
     settings = {"g": str(gop), "bf": str(b_frames)} if codec != "libvpx-vp9" else {}
     if codec == "libx264":
         settings |= {"crf": "20", "keyint_min": str(gop), "sc_threshold": "0"}
     with av.open(str(path), "w", options=flags) as container:
-        stream = container.add_stream(codec, rate=12, options=settings)
+        stream = container.add_stream(codec, rate=rate, options=settings)
         stream.width, stream.height, stream.pix_fmt = BITS * COLUMN, HEIGHT, "yuv420p"
         for i in range(frames):
             frame = av.VideoFrame.from_ndarray(picture(i), format="rgb24")
-            frame.pts, frame.time_base = (times[i] if times else i), Fraction(1, 12)
+            frame.pts, frame.time_base = (times[i] if times else i), Fraction(1, rate)
             container.mux(stream.encode(frame))
         container.mux(stream.encode())
     return path

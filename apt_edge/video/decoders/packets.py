@@ -42,6 +42,8 @@ class Index:
     key_pts: np.ndarray  # of keyframes, sorted
     key_dts: np.ndarray  # decoding timestamp of the same keyframes: what demuxers seek by
     promised: int  # frames by the header, or by its length and rate
+    container: str  # FFmpeg's names
+    codec: str
 
 
 def find_index(path: str | Path) -> Index:
@@ -132,6 +134,7 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> Index:
         rate, tick = Fraction(stream.average_rate or 0), Fraction(stream.time_base or 0)
         fps = float(rate)
         promised = max(stream.frames, int((container.duration or 0) * rate / av.time_base))
+        names = (container.format.name, stream.codec_context.name)
         if order is None:
             tick = 1 / rate if rate else rate
         elif len(order) > 1 and tick:
@@ -142,7 +145,7 @@ def _cached_index(path: str, mtime_ns: int, size: int) -> Index:
     width, height = coded[::-1] if turns % 2 else coded
     info = VideoInfo(count, width, height, round(fps, 6))
     key_pts, key_dts = (np.array([key[i] for key in keys], dtype=np.int64) for i in (0, 1))
-    return Index(info, coded, tick, order, key_pts, key_dts, promised)
+    return Index(info, coded, tick, order, key_pts, key_dts, promised, *names)
 
 
 def _scan(path: str, container: Any, stream: Any) -> tuple[list[_Packet], tuple[int, int] | None, int]:
