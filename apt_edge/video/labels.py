@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from apt_edge.errors import ConfigError, MissingDependency
-from apt_edge.video.formats.rows import folder_names, read_text
+from apt_edge.video.formats.rows import PATH_COLUMNS, folder_names, read_text
 
 _FIRST = re.compile(r"(?P<number>\d+)\s*[\s,;]\s*(?P<name>\S.*)")  # 1 ApplyEyeMakeup
 _LAST = re.compile(r"(?P<name>.*\S)\s*[\s,;]\s*(?P<number>\d+)")  # abseiling 0
-_HEADERS = {"name", "label", "class", "class_name", "label_name"}
+_NAMES, _NUMBERS = ("name", "class_name", "label_name", "label", "class"), ("id", "index", "label_id", "class_id")
 _BESIDE = [  # likeliest first
     re.compile(pattern)
     for pattern in (
@@ -54,7 +54,7 @@ def read_labels(path: str | Path) -> list[str]:
         lines.pop()
     if not lines:
         raise ConfigError(f"{path} names no class", fix="write one class name a line")
-    columns = _of_columns(lines) if kind in (".csv", ".tsv") else None
+    columns = _of_columns(path, lines) if kind in (".csv", ".tsv") else None
     return columns or _of_pairs(path, [line for line in lines if line]) or _of_lines(path, lines)
 
 
@@ -134,7 +134,9 @@ def _speaks_of_classes(path: Path) -> bool:
     """Whether a file that bears a general name is about classes at all."""
     if path.suffix.lower() in (".yaml", ".yml"):
         return bool(re.search(r"^\s*(names|label_map)\s*:", read_text(path, "page"), re.MULTILINE))
-    return path.name.lower() != "config.json" or '"id2label"' in read_text(path, "configuration")
+    if path.suffix.lower() == ".csv":  # a table of videos may be called labels.csv
+        return not set(_header(read_text(path, "label file").split("\n"))) & (set(PATH_COLUMNS) - {"id"})
+    return path.name.lower() != "config.json" or bool(re.search('"(id2label|label2id)"', read_text(path, "page")))
 
 
 def _of_lines(path: Path, lines: list[str]) -> list[str]:
@@ -157,19 +159,27 @@ def _of_pairs(path: Path, lines: list[str]) -> list[str] | None:
     return None
 
 
-def _of_columns(lines: list[str]) -> list[str] | None:
-    header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
-    column = next((i for i, cell in enumerate(header) if cell in _HEADERS), None)
-    if column is None:
+def _of_columns(path: Path, lines: list[str]) -> list[str] | None:
+    header = _header(lines)
+    name, number = (next((cell for cell in header if cell in known), None) for known in (_NAMES, _NUMBERS))
+    if name is None or len(lines) < 2:
         return None
-    return [row[column].strip() for row in csv.reader(lines[1:]) if len(row) > column]
+    rows = [dict(zip(header, row, strict=False)) for row in csv.reader(lines[1:])]
+    names = [row.get(name, "").strip() for row in rows]
+    if number is None:
+        return _of_lines(path, names)
+    return _of_structure(path, {text: row.get(number) for text, row in zip(names, rows, strict=True)})
+
+
+def _header(lines: list[str]) -> list[str]:
+    return [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
 
 
 def _of_structure(path: Path, content: Any) -> list[str]:
     for name in ("id2label", "label2id", "names", "dataset", "dataset_config", "label_map"):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping | list):
             content = content[name]
-    if isinstance(content, list) and all(isinstance(name, str) for name in content):
+    if content and isinstance(content, list) and all(isinstance(name, str) for name in content):
         return _of_lines(path, [name.strip() for name in content])
     if isinstance(content, Mapping) and content:
         by_name = {str(name): number for name, number in content.items()}

@@ -149,7 +149,7 @@ def _read_file(path: Path, request: Request) -> Listing:
     if name.endswith((*VIDEO, *IMAGE, ".npy")) and path.is_file():
         raise ConfigError(f"{path} is no list of videos", found="its extension", fix="write its path into a list")
     source = read_source(path)
-    if not any(source.entries):
+    if not source.entries:
         raise ConfigError(f"{path} lists no video", fix="write one `video label` a line")
     for module in _MODULES:
         if request.format is None or request.format in module.NAMES:

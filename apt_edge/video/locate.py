@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from apt_edge.video.formats.rows import VIDEO, Row, part_of, sub_folders
+from apt_edge.video.formats.rows import VIDEO, Row, part_of_folder, sub_folders
 
+_TIMES = re.compile(r"_\d{6}_\d{6}$")
 SAMPLE = 50  # videos that decide where the paths start
 _KNOWN = {"videos", "video", "clips", "data", "frames", "rawframes", "compress"}
 _KNOWN |= {"ucf-101", "ucf101", "hmdb51", "hmdb51_org", "hmdb"}  # beside 20bn-*, videos_* and names of parts
@@ -42,8 +44,8 @@ def locate(rows: Sequence[Row], list_folder: Path, root: Path | None, part: str)
     """Paths of the videos of a list, and notes on how they were found.
 
     Relative paths start at the folder under which most of 50 videos lie, spread over the list: `root` and the known
-    video folders in it where it is given, else the list's folder, the two above it, the known
-    video folders in these, and the working directory. A video that is nowhere keeps its path: reading it will say so.
+    video folders in it where it is given, else the list's folder, the two above it, the known video folders in these,
+    and the working directory. A video that is nowhere keeps its path: reading it will say so.
     """
     shelf = _Shelf()
     bases = [root, *_video_folders(root, part)] if root else [*_around(list_folder, part), Path()]
@@ -56,14 +58,16 @@ def locate(rows: Sequence[Row], list_folder: Path, root: Path | None, part: str)
         for base in places
     }
     (base, spelling), hits = max(scores.items(), key=lambda entry: entry[1])
+    above = {Path(), *list_folder.resolve().parents}  # other people's folders
+    inside = {} if hits else _one_down(rows, [place for place in places if Path(place) not in above], shelf)
     if not hits:
         base, spelling = str(root or list_folder), 0
     paths, renamed, missing = [], "", 0
     for row in rows:
         wanted = [os.path.join(base, text) for text in dict.fromkeys((_spelt(row, spelling), *row.paths))]
-        found = next((path for path in map(shelf.find, wanted) if path is not None), None)
+        found = next((path for path in map(shelf.find, wanted) if path is not None), inside.get(row.paths[0]))
         missing += found is None
-        if found and found not in wanted and not renamed:
+        if found and found not in wanted and not renamed and not inside:
             renamed = f"{os.path.basename(found)} for {os.path.basename(wanted[0])}"
         paths.append(Path(found or wanted[0]))
     notes = []
@@ -71,6 +75,8 @@ def locate(rows: Sequence[Row], list_folder: Path, root: Path | None, part: str)
         notes.append(f"paths start at {base}")
     if hits and spelling and rows[0].paths[spelling:]:
         notes.append(f"files are named as {_spelt(rows[0], spelling)}, the list says {rows[0].paths[0]}")
+    if inside:
+        notes.append(f"videos are known by their ids alone, found as {next(iter(inside.values()))}")
     if renamed:
         notes.append(f"files with another extension than the list's are taken: {renamed}")
     if missing == len(rows):
@@ -78,6 +84,23 @@ def locate(rows: Sequence[Row], list_folder: Path, root: Path | None, part: str)
     elif missing:
         notes.append(f"{missing / len(rows):.1%} of the videos are not there ({missing} of {len(rows)})")
     return paths, notes
+
+
+def _one_down(rows: Sequence[Row], places: Sequence[str], shelf: _Shelf) -> dict[str, str]:
+    """Files of a list of bare ids: `<class>/<id>.mp4` or `<class>/<id>_<start>_<end>.mp4`, all under one place."""
+    wanted = {row.paths[0] for row in rows}
+    if any(os.path.basename(text) != text for text in wanted):
+        return {}
+    best: dict[str, str] = {}
+    for place in places:
+        found = {}
+        for folder in sub_folders(Path(place)):
+            for name in {*shelf.listed(str(folder)).values()}:
+                stem = _stem(name)
+                if identity := next((text for text in (stem, _TIMES.sub("", stem)) if text in wanted), None):
+                    found[identity] = str(folder / name)
+        best = max(best, found, key=len)
+    return best
 
 
 def _spelt(row: Row, spelling: int) -> str:
@@ -94,17 +117,17 @@ def _around(folder: Path, part: str) -> Iterator[Path]:
 def _video_folders(place: Path, part: str) -> Iterator[Path]:
     """Folders that are known to hold videos, those of the part first."""
     found = sub_folders(place)
-    of_part = [folder for folder in found if part_of(folder.name) == part]
+    of_part = [folder for folder in found if part_of_folder(folder.name) == part]
     known = [folder for folder in found if _is_known(folder.name)]
     yield from of_part
     for folder in known:
-        yield from (inner for inner in sub_folders(folder) if part_of(inner.name) == part)
+        yield from (inner for inner in sub_folders(folder) if part_of_folder(inner.name) == part)
         yield folder
 
 
 def _is_known(name: str) -> bool:
     name = name.lower()
-    return name in _KNOWN or name.startswith("20bn-") or part_of(name) is not None
+    return name in _KNOWN or name.startswith("20bn-") or part_of_folder(name) is not None
 
 
 def _stem(name: str) -> str:

@@ -16,6 +16,7 @@ from apt_edge.video.formats.rows import (
     Source,
     folder_names,
     part_of,
+    part_of_folder,
     sub_folders,
     take_part,
 )
@@ -52,7 +53,7 @@ def read_root(root: Path, request: Request) -> Listing | None:
         ConfigError: there are class folders and no parts, or not the one asked for.
     """
     notes: list[str] = []
-    inside = {part: path for path in sub_folders(root) if (part := part_of(path.name))}
+    inside = {part: path for path in sub_folders(root) if (part := part_of_folder(path.name))}
     parts = {part: classes for part, path in inside.items() if (classes := _read_classes(path))}
     if parts:
         part = take_part(parts, request.part, root, notes)
@@ -67,7 +68,7 @@ def read_root(root: Path, request: Request) -> Listing | None:
 
 
 def _check_unsplit(root: Path, request: Request, notes: list[str]) -> None:
-    own = part_of(root.resolve().name)
+    own = part_of_folder(root.resolve().name)
     if own:
         if own != request.part:
             notes.append(f"{root} is called {own}, and all of it is taken as the {request.part} part")

@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable
 
 from apt_edge.errors import ConfigError
-from apt_edge.video.formats.rows import SNIFFED, VIDEO, Listing, Request, Row, Source, many_classes
+from apt_edge.video.formats.rows import VIDEO, Listing, Request, Row, Source, many_classes
 
 NAMES = ("videomae", "mmaction", "rawframes")
 
@@ -23,7 +23,7 @@ def read_file(source: Source, request: Request) -> Listing:
     Raises:
         ConfigError: a line has another form than the list's others (its number is in the message).
     """
-    head = [line for _, line in source.entries][:SNIFFED]
+    head = source.head
     name = "mmaction" if request.format == "mmaction" or _MMACTION.search(source.name) else "videomae"
     if request.format == "rawframes" or (request.format is None and _are_rawframes(head)):
         name, rows = "rawframes", _rows(source, _triple)

@@ -5,8 +5,9 @@ from __future__ import annotations
 import gzip
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +15,10 @@ from apt_edge.errors import ConfigError
 
 VIDEO = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
 IMAGE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+PATH_COLUMNS = (  # likeliest first
+    *("path", "video_path", "file_path", "filepath", "file_name", "filename", "file"),
+    *("video", "clip", "frame_dir", "video_name", "video_id", "id"),
+)
 SNIFFED = 200  # lines that decide what a list is
 
 _PARTS = {
@@ -21,6 +26,7 @@ _PARTS = {
     "val": ("val", "validation", "valid", "validate", "dev"),
     "test": ("test", "testing", "eval"),
 }
+_OF_VIDEOS = {"videos", "video", "frames", "rawframes", "clips", "set", "p", "px", "dense", "cache"}
 _PART_OF = {word: part for part, words in _PARTS.items() for word in words}
 _INSTEAD = {"val": "test", "test": "val"}  # a data set with one held-out part uses it for both
 
@@ -72,15 +78,20 @@ class Source:
     name: str
     text: str
 
-    @property
+    @cached_property
     def lines(self) -> list[str]:
         """Lines without their ends."""
         return [line.rstrip("\r") for line in self.text.split("\n")]
 
-    @property
-    def entries(self) -> Iterator[tuple[int, str]]:
+    @cached_property
+    def entries(self) -> list[tuple[int, str]]:
         """Line numbers from 1 and lines that are not blank, white space around them removed."""
-        return ((number, line.strip()) for number, line in enumerate(self.lines, 1) if line.strip())
+        return [(number, line.strip()) for number, line in enumerate(self.lines, 1) if line.strip()]
+
+    @property
+    def head(self) -> list[str]:
+        """The first lines that are not blank, which decide what the list is."""
+        return [line for _, line in self.entries[:SNIFFED]]
 
 
 def read_text(path: Path, kind: str) -> str:
@@ -105,9 +116,15 @@ def read_source(path: Path) -> Source:
 
 
 def part_of(name: str) -> str | None:
-    """The part that a name of a file, a folder or a column speaks of: `ucf101_train_split_1.txt` is `train`."""
+    """The part that a name of a list or a column speaks of: `ucf101_train_split_1.txt` is `train`."""
     words = re.split(r"[^a-z]+", name.lower())
     return next((_PART_OF[word] for word in words if word in _PART_OF), None)
+
+
+def part_of_folder(name: str) -> str | None:
+    """The part that a folder of videos is: `val`, `videos_val` or `val_256`, but not any that has the word in it."""
+    words = {word for word in re.split(r"[^a-z]+", name.lower()) if word}
+    return part_of(name) if len(words - _OF_VIDEOS) == 1 else None
 
 
 def take_part(available: Mapping[str, object], part: str, where: Path, notes: list[str]) -> str:

@@ -8,15 +8,22 @@ from collections.abc import Mapping
 from typing import Any
 
 from apt_edge.errors import ConfigError
-from apt_edge.video.formats.rows import SNIFFED, Listing, Request, Row, Source, many_classes, part_of, take_part
+from apt_edge.video.formats.rows import (
+    PATH_COLUMNS,
+    SNIFFED,
+    Listing,
+    Request,
+    Row,
+    Source,
+    many_classes,
+    part_of,
+    take_part,
+)
 
 NAMES = ("table",)
 
 _COLUMNS = {  # ours: theirs, likeliest first
-    "path": (
-        *("path", "video_path", "file_path", "filepath", "file_name", "filename", "file"),
-        *("video", "clip", "frame_dir", "video_name", "video_id", "id"),
-    ),
+    "path": PATH_COLUMNS,
     "label": ("label", "class", "label_name", "class_name", "category", "action", "target", "label_id", "labels"),
     "start": ("start", "start_time", "time_start", "start_sec"),
     "end": ("end", "end_time", "time_end", "end_sec"),
@@ -29,13 +36,13 @@ Record = Mapping[str, Any]
 def read_file(source: Source, request: Request) -> Listing | None:
     """Numbers or names for classes; start and end in seconds cut a longer video; a column `split` chooses the part."""
     records = _records(source)
-    if not records or "path" not in records[0][1]:
+    if records is None or (records and "path" not in records[0][1]):
         if request.format is None:
             return None
         raise ConfigError(
             f"{source.path} is no table of videos",
             found=repr(next(iter(source.lines), "")[:80]),
-            fix=f"the header needs a column for the path: {', '.join(_COLUMNS['path'][:6])}",
+            fix=f"the header needs a column for the path: {', '.join(PATH_COLUMNS[:6])}",
         )
     rows = [_row(source, number, record) for number, record in records]
     labels = [row.label for row in rows if row.label is not None]
@@ -54,7 +61,7 @@ def read_file(source: Source, request: Request) -> Listing | None:
 
 def has_parts(source: Source) -> bool:
     """Whether a table has a column that says which part a video belongs to."""
-    return any(part_of(str(record.get("split", ""))) for _, record in _records(source)[:SNIFFED])
+    return any(part_of(str(record.get("split", ""))) for _, record in (_records(source) or [])[:SNIFFED])
 
 
 def _one_part(source: Source, request: Request, listing: Listing, parts: list[str | None]) -> Listing:
@@ -64,14 +71,17 @@ def _one_part(source: Source, request: Request, listing: Listing, parts: list[st
     return listing
 
 
-def _records(source: Source) -> list[tuple[int, Record]]:
-    """Line (or entry) numbers and our columns of every record; empty where this is no table."""
+def _records(source: Source) -> list[tuple[int, Record]] | None:
+    """Line (or entry) numbers and our columns of every record; None where this is no table."""
+    records: list[tuple[int, Record]] | None
     if source.name.endswith(".jsonl"):
         records = [(number, _object(source, number, line)) for number, line in source.entries]
     elif source.name.endswith(".json"):
         records = list(enumerate(_objects(source), 1))
     else:
         records = _separated(source)
+    if records is None:
+        return None
     columns = {theirs: ours for ours, names in _COLUMNS.items() for theirs in reversed(names)}
     out: list[tuple[int, Record]] = []
     for number, record in records:
@@ -81,16 +91,16 @@ def _records(source: Source) -> list[tuple[int, Record]]:
     return out
 
 
-def _separated(source: Source) -> list[tuple[int, Record]]:
+def _separated(source: Source) -> list[tuple[int, Record]] | None:
     lines = source.lines
     first = next((i for i, line in enumerate(lines) if line.strip()), None)
     if first is None:
-        return []
+        return None
     delimiter = next((mark for mark in "\t,; " if mark in lines[first]), ",")
     header = [cell.strip().lower().replace(" ", "_") for cell in next(csv.reader([lines[first]], delimiter=delimiter))]
     known = {name for names in _COLUMNS.values() for name in names}
-    if not set(header) & set(_COLUMNS["path"]) or (delimiter == " " and not set(header) <= known):
-        return []
+    if not set(header) & set(PATH_COLUMNS) or (delimiter == " " and not set(header) <= known):
+        return None
     records: list[tuple[int, Record]] = []
     for number, line in enumerate(lines[first + 1 :], first + 2):
         if not line.strip():
