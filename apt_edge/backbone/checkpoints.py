@@ -15,7 +15,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from apt_edge.backbone.layers import sincos_positions
 from apt_edge.backbone.layouts import LAYOUTS, find_layout
 from apt_edge.backbone.layouts.base import Converted, Hints
 from apt_edge.backbone.sources import Stored, locate, read
@@ -143,8 +142,6 @@ def load_backbone(source: str | Path) -> Vit:
     with torch.device("meta"):  # drawing random weights first would take longer than everything else
         vit = Vit(converted.config)
     vit.load_state_dict({name: _float32(tensor) for name, tensor in converted.tensors.items()}, assign=True)
-    if vit.positions.is_meta:  # computed, not loaded
-        vit.register_buffer("positions", sincos_positions(vit.config.tokens, vit.config.width), persistent=False)
     return freeze(vit)
 
 

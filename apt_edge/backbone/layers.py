@@ -26,8 +26,9 @@ def quick_gelu(x: Tensor) -> Tensor:
 
 def sincos_positions(tokens: int, width: int) -> Tensor:
     """Fixed 1-D sin-cos table `[1, N, C]`: even channels sine, odd cosine (VideoMAE modeling_finetune.py:174-184)."""
-    channel = torch.arange(width, dtype=torch.float64)
+    # On the CPU even where modules are made without memory: it is computed, not loaded into them.
+    channel = torch.arange(width, dtype=torch.float64, device="cpu")
     rate = torch.pow(10000, 2 * torch.div(channel, 2, rounding_mode="floor") / width)
-    angle = torch.arange(tokens, dtype=torch.float64)[:, None] / rate
+    angle = torch.arange(tokens, dtype=torch.float64, device="cpu")[:, None] / rate
     angle[:, 0::2], angle[:, 1::2] = angle[:, 0::2].sin(), angle[:, 1::2].cos()
     return angle.float()[None]
