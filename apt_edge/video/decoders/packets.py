@@ -77,7 +77,7 @@ def forget() -> None:
 def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
     """The container and its video stream, closed on the way out."""
     try:  # the whole path: what stands before a colon would be taken for a protocol
-        container = av.open(os.path.abspath(path), metadata_errors="replace", options=LIMIT)
+        container = av.open(os.path.abspath(path), metadata_errors="replace", options=_limit(path))
     except av.FFmpegError as error:
         raise explain_unreadable(Path(path), str(error)) from None
     with container:
@@ -95,6 +95,13 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
         codec.options = LIMIT
         codec.thread_count = 1  # programs decode many files at once, one a process
         yield container, streams[0]
+
+
+def _limit(path: str | Path) -> dict[str, str]:
+    """LIMIT where the header tells the streams: PyAV 14 crashes over options for streams that come later (MPEG, FLV)."""
+    with open(path, "rb") as file:
+        head = file.read(8)
+    return LIMIT if head[:4] in (b"RIFF", b"\x1aE\xdf\xa3") or head[4:] in (b"ftyp", b"moov", b"mdat", b"wide") else {}
 
 
 def cut_short(path: str | Path, found: str) -> VideoError:
