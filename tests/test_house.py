@@ -35,7 +35,7 @@ DEVICE_MODULES = [
     *(
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
         for room in ("runtime", "video", "video/decoders", "video/formats")
-        for path in sorted((ROOT / "apt_edge" / room).glob("[a-z]*.py"))
+        for path in sorted((ROOT / "apt_edge" / room).rglob("[a-z]*.py"))
     ),
 ]
 SOURCES = [path for room in ROOMS for path in sorted((ROOT / room).rglob("*.py"))]

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_edge.errors import ConfigError, MissingDependency
-from apt_edge.video.formats.rows import PATH_COLUMNS, folder_names, read_text
+from apt_edge.video.formats.rows import PATH_COLUMNS, folder_names, header_of, read_text
 
 _FIRST = re.compile(r"(?P<number>\d+)\s*[\s,;]\s*(?P<name>\S.*)")  # 1 ApplyEyeMakeup
 _LAST = re.compile(r"(?P<name>.*\S)\s*[\s,;]\s*(?P<number>\d+)")  # abseiling 0
@@ -22,7 +22,7 @@ _BESIDE = [  # likeliest first
         r"labels\.txt",
         r"classind\.txt",
         r"(.*[_-])?label_?map.*\.txt",
-        r"class(es|_names|_list|names)\.txt",
+        r"(class(es|_names|_list|names)|categor(y|ies))\.txt",
         r".*class2ind\.(txt|json)",
         r"(.*[_-])?labels\.json",
         r"id2label\.json|label2id\.json|class_?names\.json",
@@ -135,7 +135,7 @@ def _speaks_of_classes(path: Path) -> bool:
     if path.suffix.lower() in (".yaml", ".yml"):
         return bool(re.search(r"^\s*(names|label_map)\s*:", read_text(path, "page"), re.MULTILINE))
     if path.suffix.lower() == ".csv":  # a table of videos may be called labels.csv
-        return not set(_header(read_text(path, "label file").split("\n"))) & (set(PATH_COLUMNS) - {"id"})
+        return not set(header_of(read_text(path, "label file").split("\n")[0])) & (set(PATH_COLUMNS) - {"id"})
     return path.name.lower() != "config.json" or bool(re.search('"(id2label|label2id)"', read_text(path, "page")))
 
 
@@ -160,7 +160,7 @@ def _of_pairs(path: Path, lines: list[str]) -> list[str] | None:
 
 
 def _of_columns(path: Path, lines: list[str]) -> list[str] | None:
-    header = _header(lines)
+    header = header_of(lines[0])
     name, number = (next((cell for cell in header if cell in known), None) for known in (_NAMES, _NUMBERS))
     if name is None or len(lines) < 2:
         return None
@@ -169,10 +169,6 @@ def _of_columns(path: Path, lines: list[str]) -> list[str] | None:
     if number is None:
         return _of_lines(path, names)
     return _of_structure(path, {text: row.get(number) for text, row in zip(names, rows, strict=True)})
-
-
-def _header(lines: list[str]) -> list[str]:
-    return [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
 
 
 def _of_structure(path: Path, content: Any) -> list[str]:

@@ -58,7 +58,7 @@ def locate(rows: Sequence[Row], list_folder: Path, root: Path | None, part: str)
         for base in places
     }
     (base, spelling), hits = max(scores.items(), key=lambda entry: entry[1])
-    above = {Path(), *list_folder.resolve().parents}  # other people's folders
+    above = {Path(), *list_folder.resolve().parents, *list_folder.absolute().parents}  # other people's folders
     inside = {} if hits else _one_down(rows, [place for place in places if Path(place) not in above], shelf)
     if not hits:
         base, spelling = str(root or list_folder), 0
@@ -108,8 +108,7 @@ def _spelt(row: Row, spelling: int) -> str:
 
 
 def _around(folder: Path, part: str) -> Iterator[Path]:
-    above = folder.resolve().parents
-    for place in (folder, *above[:2]):
+    for place in (folder, *Path(os.path.abspath(folder)).parents[:2], *folder.resolve().parents[:2]):
         yield place
         yield from _video_folders(place, part)
 

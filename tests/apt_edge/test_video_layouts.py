@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from pathlib import Path
 
 import pytest
 
@@ -72,6 +73,15 @@ def test_the_root_is_enough(made, case):
         assert videos.labels == data.classes
         assert videos.format == case.split("-")[0]
         assert all(item.path.exists() for item in videos.items)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_from_inside_and_from_above(made, case, monkeypatch):
+    data = made(case)
+    for place, root in ((data.root, Path()), (data.root.parent, Path(data.root.name))):
+        monkeypatch.chdir(place)
+        videos = read_list(root, "train")
+        assert {item.path.resolve() for item in videos.items} == {(data.root / path).resolve() for path in data.train}
 
 
 @pytest.mark.parametrize(

@@ -72,10 +72,12 @@ def test_a_malformed_line_is_named(tmp_path, line):
 def test_files_that_cannot_serve(tmp_path, reader):
     (tmp_path / "empty.txt").write_text("\n\n")
     (tmp_path / "binary.txt").write_bytes(b"\xff\xfe\x00")
+    (tmp_path / "zeros.txt").write_bytes(b"a\0b")
     for name, reason in {
         "missing.txt": "does not exist",
         "empty.txt": "no video|no class",
         "binary.txt": "UTF-8",
+        "zeros.txt": "is not text",
     }.items():
         with pytest.raises(ConfigError, match=reason):
             reader(tmp_path / name)

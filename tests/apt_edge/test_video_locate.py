@@ -117,3 +117,10 @@ def test_each_folder_is_listed_once(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "listdir", counted)
     assert len(read_list(path).items) == 200
     assert asked.count(str(tmp_path / "zumba")) == 1
+
+
+def test_a_folder_of_lists_that_is_a_link(tmp_path):
+    real = listed(tmp_path / "disk" / "of" / "lists" / "train.csv").parent
+    data = touch(tmp_path / "data")
+    (data / "lists").symlink_to(real)
+    assert [item.path for item in read_list(data / "lists" / "train.csv").items] == [data / name for name in NAMES]

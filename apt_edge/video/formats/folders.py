@@ -24,7 +24,7 @@ from apt_edge.video.labels import parse_yaml, read_labels
 
 NAMES = ("folders", "tao")
 
-Classes = dict[str, list[str]]  # paths of its clips by class
+Classes = dict[str, list[Path]]  # paths of its clips by class
 
 
 def read_file(source: Source, request: Request) -> Listing | None:
@@ -85,7 +85,7 @@ def _check_unsplit(root: Path, request: Request, notes: list[str]) -> None:
 def _listing(parts: dict[str, Classes], part: str, root: Path, page: Path | None, notes: list[str]) -> Listing:
     """Classes count over all parts, so that they are the same for each."""
     found = sorted({label for classes in parts.values() for label in classes})
-    rows = [Row((path,), label) for label, paths in sorted(parts[part].items()) for path in paths]
+    rows = [Row((_below(path, root),), label) for label, paths in sorted(parts[part].items()) for path in paths]
     for other, classes in parts.items():
         if absent := sorted(set(classes) - set(parts[part])):
             notes.append(f"the {part} part has no video of {', '.join(absent[:5])}, the {other} part has")
@@ -106,15 +106,20 @@ def _read_classes(folder: Path) -> Classes:
     classes: Classes = {}
     for place in sub_folders(folder):
         names = folder_names(place)
-        clips = [str(place / name) for name in names if name.lower().endswith((*VIDEO, ".npy"))]
+        clips = [place / name for name in names if name.lower().endswith((*VIDEO, ".npy"))]
         inner = sub_folders(place) if len(clips) < len(names) else []
         if inner and (inner[0] / "rgb").is_dir():
             inner = [clip / "rgb" for clip in inner]
         if inner and _holds_pictures(inner[0]):
-            clips += map(str, inner)
+            clips += inner
         if clips:
             classes[place.name] = sorted(clips)
     return classes
+
+
+def _below(path: Path, root: Path) -> str:
+    """A path as a list in the root would say it."""
+    return str(path.relative_to(root) if path.is_relative_to(root) else path.absolute())
 
 
 def _holds_pictures(folder: Path) -> bool:

@@ -6,7 +6,7 @@ import csv
 from pathlib import Path
 
 from apt_edge.errors import ConfigError
-from apt_edge.video.formats.rows import Listing, Request, Row, Source, other_parts, part_of, read_source
+from apt_edge.video.formats.rows import Listing, Request, Row, Source, header_of, other_parts, part_of, read_source
 
 NAMES = ("kinetics",)
 
@@ -14,7 +14,7 @@ NAMES = ("kinetics",)
 def read_file(source: Source, request: Request) -> Listing | None:
     """The classes are the sorted names of the train list, for every part; files are looked for in each known copy."""
     lines = source.lines
-    header = [cell.strip().lower() for cell in next(csv.reader(lines[:1]), [])]
+    header = header_of(lines[0])
     if not {"youtube_id", "time_start", "time_end"} <= set(header):
         if request.format is None:
             return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import gzip
 import os
 import re
@@ -99,7 +100,7 @@ def read_text(path: Path, kind: str) -> str:
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
-        return data.decode("utf-8-sig")
+        text = data.decode("utf-8-sig")
     except FileNotFoundError:
         raise ConfigError(f"the {kind} {path} does not exist", fix="check the path") from None
     except IsADirectoryError:
@@ -108,6 +109,17 @@ def read_text(path: Path, kind: str) -> str:
         raise ConfigError(f"the {kind} {path} is not UTF-8 text", found=str(error), fix="save it as UTF-8") from None
     except (OSError, EOFError) as error:
         raise ConfigError(f"the {kind} {path} cannot be read", found=str(error), fix="check the file") from None
+    if "\0" in text:
+        raise ConfigError(
+            f"the {kind} {path} is not text", found="zero bytes", fix="give the list, not a video or a model"
+        )
+    return text
+
+
+def header_of(line: str, delimiter: str = ",") -> list[str]:
+    """Column names in lower case with underscores; none in a line that is too long to be a header."""
+    cells = next(csv.reader([line], delimiter=delimiter), []) if len(line) < 10_000 else []
+    return [cell.strip().lower().replace(" ", "_") for cell in cells]
 
 
 def read_source(path: Path) -> Source:

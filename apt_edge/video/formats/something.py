@@ -7,7 +7,7 @@ import re
 from pathlib import Path
 
 from apt_edge.errors import ConfigError
-from apt_edge.video.formats.rows import SNIFFED, Listing, Request, Row, Source, folder_names, part_of, read_source
+from apt_edge.video.formats.rows import Listing, Request, Row, Source, folder_names, part_of, read_source
 
 NAMES = ("ssv2", "jester")
 
@@ -51,8 +51,8 @@ def read_file(source: Source, request: Request) -> Listing | None:
 def _json(source: Source, request: Request) -> Listing | None:
     try:
         entries = json.loads(source.text)
-        good = isinstance(entries, list) and all("id" in entry for entry in entries[:SNIFFED])
-    except (ValueError, TypeError):
+        good = isinstance(entries, list) and all(isinstance(entry, dict) and "id" in entry for entry in entries)
+    except ValueError:
         good = False
     if good and request.format is None:  # a table may have ids as well; only Something-Something has templates
         good = part_of(source.name) == "test" and set(entries[0]) == {"id"} if entries else False

@@ -15,6 +15,7 @@ from apt_edge.video.formats.rows import (
     Request,
     Row,
     Source,
+    header_of,
     many_classes,
     part_of,
     take_part,
@@ -97,7 +98,7 @@ def _separated(source: Source) -> list[tuple[int, Record]] | None:
     if first is None:
         return None
     delimiter = next((mark for mark in "\t,; " if mark in lines[first]), ",")
-    header = [cell.strip().lower().replace(" ", "_") for cell in next(csv.reader([lines[first]], delimiter=delimiter))]
+    header = header_of(lines[first], delimiter)
     known = {name for names in _COLUMNS.values() for name in names}
     if not set(header) & set(PATH_COLUMNS) or (delimiter == " " and not set(header) <= known):
         return None
