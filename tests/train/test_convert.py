@@ -19,6 +19,7 @@ from apt_edge.pack import PromptPack
 from tests.apt_edge.foreign import SHORT, adaptformer, apt, beside, logits_of, official, pretrained, tokens_of
 from tests.apt_edge.test_checkpoints_huggingface import TINY, model_of
 from train.convert import convert
+from train.tune import tune
 
 ROOT = Path(__file__).parents[2]
 CLIP = torch.randn((2, 3, 4, 32, 32), generator=torch.Generator().manual_seed(5))
@@ -182,6 +183,7 @@ def test_what_cannot_be_read_leaves_nothing(tmp_path):
 MEASURE = """
 import re, sys
 from train.convert import convert
+from train.tune import tune
 def kilobytes(name):
     return int(re.search(name + r":\\s+(\\d+)", open("/proc/self/status").read()).group(1))
 before = kilobytes("VmRSS")
@@ -205,3 +207,18 @@ def test_memory_stays_below_one_and_a_half_files(file, half, tmp_path):
     bytes_of_file = (tmp_path / file).stat().st_size
     assert bytes_of_file > 340e6
     assert int(done.stdout) <= 1.5 * bytes_of_file
+
+
+def test_tuning_takes_a_checkpoint_as_it_is(task, tmp_path):
+    torch.save({"model": pretrained(official()), **beside()}, tmp_path / "c.pth")
+    report = convert(tmp_path / "c.pth")
+    packs = []
+    for place, source in enumerate((tmp_path / "c.pth", Path(report["backbone"]))):
+        recipe = task.recipe(f"backbone='{source.as_posix()}'", "optim.epochs=1", f"cache.folder='{tmp_path}/{place}'")
+        tune(recipe, tmp_path / f"run{place}")
+        packs.append(PromptPack.load(tmp_path / f"run{place}" / "pack.safetensors"))
+    assert [pack.backbone.name for pack in packs] == [str(tmp_path / "c.pth"), report["backbone"]]
+    assert packs[0].backbone.sha256 == packs[1].backbone.sha256 == report["sha256"]
+    for (first, second), (other, another) in zip(packs[0].kv.values(), packs[1].kv.values(), strict=True):
+        assert (first == other).all()
+        assert (second == another).all()
