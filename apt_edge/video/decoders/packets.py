@@ -98,7 +98,7 @@ def open_video(path: str | Path) -> Iterator[tuple[Any, Any]]:
 
 
 def _limit(path: str | Path) -> dict[str, str]:
-    """LIMIT where the header tells the streams: PyAV 14 crashes over options for streams that come later (MPEG, FLV)."""
+    """LIMIT where the header tells the streams: PyAV 14 crashes over options for streams that follow (MPEG, FLV)."""
     with open(path, "rb") as file:
         head = file.read(8)
     return LIMIT if head[:4] in (b"RIFF", b"\x1aE\xdf\xa3") or head[4:] in (b"ftyp", b"moov", b"mdat", b"wide") else {}
