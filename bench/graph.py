@@ -51,8 +51,9 @@ def _of_one_clip(model: onnx.ModelProto) -> onnx.ModelProto:
     graph, free = model.graph, False
     for value in [*graph.input, *graph.output, *graph.value_info]:
         for dim in value.type.tensor_type.shape.dim:
-            if dim.dim_param == BATCH:
-                dim.dim_value, free = 1, True
+            batch, _, rows_a_clip = dim.dim_param.partition("*")
+            if batch == BATCH:
+                dim.dim_value, free = int(rows_a_clip or 1), True
     if not free:
         return model
     known = [value for value in graph.value_info if all(dim.dim_value for dim in value.type.tensor_type.shape.dim)]

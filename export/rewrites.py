@@ -68,10 +68,16 @@ def absorb_pixels(model: nn.Module, clip: ClipSpec) -> None:
 
 
 def join_positions(model: nn.Module) -> None:
-    """The patch convolution's bias in the table of positions, a constant: one addition to every token less."""
+    """The patch convolution's bias in the table of positions, a constant: one addition to every token less.
+
+    Class tokens, which stand first in their time steps, are no patches and get none.
+    """
     vit = _vit(model)
     assert vit.patch.bias is not None
-    vit.positions = vit.get_buffer("positions") + vit.patch.bias.data
+    steps = vit.positions.detach().unflatten(1, (vit.config.steps, -1)).clone()
+    steps[:, :, int(vit.config.per_frame) :] += vit.patch.bias.data
+    del vit.positions  # a weight in some families, here a constant
+    vit.register_buffer("positions", steps.flatten(1, 2), persistent=False)
     vit.patch.bias = None
 
 

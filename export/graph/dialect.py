@@ -85,6 +85,8 @@ def untyped(
     count = attention.write(model, form.attention)
     if dynamic:
         batch.free(model)
+    else:
+        batch.spread(model)
     opset.lower(model, form.opset)
     tidy(model)
     return model, count

@@ -19,7 +19,7 @@ def share_heads(model: ir.Model, prompts: Mapping[str, np.ndarray]) -> None:
     """Repeat a prompt of one head for every head with Gather instead of Expand; others need no repeating.
 
     The file keeps `[1, 1, n, d]`, and TensorRT keeps the constant and its name: it folds Expand, Tile, Concat and Mul
-    of a constant into a nameless copy a head (measured with TensorRT-RTX 1.7.1).
+    of a constant into a nameless copy a head (measured with TensorRT-RTX 1.7.1). `batch` repeats for further rows.
     """
     graph = model.graph
     for name, values in prompts.items():
@@ -30,6 +30,7 @@ def share_heads(model: ir.Model, prompts: Mapping[str, np.ndarray]) -> None:
             if values.shape[1] == 1:
                 first = constant(graph, f"head_0_of_{heads[1]}", np.zeros(heads[1], dtype=np.int64))
                 repeated = insert(node, "Gather", [repeated, first], f"{name}/heads", axis=1)
+                repeated.shape = ir.Shape([1, heads[1], *values.shape[2:]])
             replace(node.outputs[0], repeated)
             graph.remove(node, safe=True)
 

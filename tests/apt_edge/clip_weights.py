@@ -74,3 +74,8 @@ def tiny_clip(form: str) -> Vit:
     vit = Vit(found.config)
     vit.load_state_dict(found.tensors)
     return freeze(vit)
+
+
+def clips(form: str) -> Tensor:
+    """Three clips `[3, 3, T, 32, 32]`."""
+    return torch.randn(3, 3, FORMS[form], SIZE, SIZE, generator=torch.Generator().manual_seed(0))

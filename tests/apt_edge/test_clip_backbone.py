@@ -20,7 +20,17 @@ from apt_edge.methods.base import Deployed
 from apt_edge.methods.cost import LAYER_NORM, backbone_macs, backbone_parameters, head_macs
 from apt_edge.methods.full import Full
 from apt_edge.methods.vpt_deep import VptDeepTokens
-from tests.apt_edge.clip_weights import DEPTH, FORMS, HEADS, WIDTH, converted, image_encoder, openai_names, tiny_clip
+from tests.apt_edge.clip_weights import (
+    DEPTH,
+    FORMS,
+    HEADS,
+    WIDTH,
+    clips,
+    converted,
+    image_encoder,
+    openai_names,
+    tiny_clip,
+)
 from tests.apt_edge.methods.conftest import LABELS, double, fvcore_macs, rebuilt, tuned
 
 every_form = pytest.mark.parametrize("form", FORMS)
@@ -38,11 +48,6 @@ METHOD_CASES = [
 JOINT_ALONE = [("vpt-shallow", {"tokens": 4}), ("vpt-deep", {"tokens": 4, "pool": "all"})]
 CASES = [("joint", *case) for case in METHOD_CASES + JOINT_ALONE] + [("per-frame", *case) for case in METHOD_CASES]
 every_case = pytest.mark.parametrize(("form", "name", "settings"), CASES, ids=lambda value: str(value))
-
-
-def clips(form: str) -> Tensor:
-    """Three clips `[3, 3, T, 32, 32]`."""
-    return torch.randn(3, 3, FORMS[form], 32, 32, generator=torch.Generator().manual_seed(0))
 
 
 @torch.no_grad()
