@@ -6,6 +6,7 @@ found out from names, neighbours and the first lines.
 
 from __future__ import annotations
 
+import csv
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,7 +154,10 @@ def _read_file(path: Path, request: Request) -> Listing:
         raise ConfigError(f"{path} lists no video", fix="write one `video label` a line")
     for module in _MODULES:
         if request.format is None or request.format in module.NAMES:
-            listing: Listing | None = module.read_file(source, request)
+            try:
+                listing: Listing | None = module.read_file(source, request)
+            except csv.Error as error:
+                raise ConfigError(f"{path} is not CSV", found=str(error), fix="check its quotes") from None
             if listing is not None:
                 return listing
     raise ConfigError(

@@ -6,6 +6,7 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from apt_edge.errors import ConfigError
@@ -82,6 +83,30 @@ def test_from_inside_and_from_above(made, case, monkeypatch):
         monkeypatch.chdir(place)
         videos = read_list(root, "train")
         assert {item.path.resolve() for item in videos.items} == {(data.root / path).resolve() for path in data.train}
+
+
+@pytest.mark.parametrize("case", [case for case in CASES if case != "folders"])
+def test_damaged_lists_are_read_or_refused(copy, case):
+    root = copy(case)
+    files = [path for path in sorted(root.rglob("*")) if path.suffix in (".txt", ".csv", ".json", ".yaml")]
+    rng = np.random.default_rng(list(case.encode()))
+    refused = []
+    for _ in range(40):
+        path = files[rng.integers(len(files))]
+        good = path.read_bytes()
+        first, last = sorted(rng.integers(len(good), size=2))
+        noise = [b"", b",", b'"', b"\n", b"\r", b"-1 ", b"{", b"]", b"\xff", b"\0", b"null", b"9" * 20][
+            rng.integers(12)
+        ]
+        path.write_bytes(good[:first] + noise + good[min(last, first + 20) :])
+        for place in (root, path):
+            try:
+                assert read_list(place, "train").items
+            except ConfigError as error:
+                refused.append(error)
+        path.write_bytes(good)
+    assert 0 < len(refused) < 80
+    assert all(error.fix for error in refused)
 
 
 @pytest.mark.parametrize(

@@ -82,7 +82,7 @@ class Source:
     @cached_property
     def lines(self) -> list[str]:
         """Lines without their ends."""
-        return [line.rstrip("\r") for line in self.text.split("\n")]
+        return self.text.split("\n")
 
     @cached_property
     def entries(self) -> list[tuple[int, str]]:
@@ -96,7 +96,7 @@ class Source:
 
 
 def read_text(path: Path, kind: str) -> str:
-    """UTF-8 text of a file, with or without a byte order mark, from a .gz too; raises ConfigError."""
+    """UTF-8 text of a file or a .gz, without byte order mark, its lines ended by \\n; raises ConfigError."""
     try:
         data = path.read_bytes()
         data = gzip.decompress(data) if path.suffix.lower() == ".gz" else data
@@ -113,7 +113,7 @@ def read_text(path: Path, kind: str) -> str:
         raise ConfigError(
             f"the {kind} {path} is not text", found="zero bytes", fix="give the list, not a video or a model"
         )
-    return text
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def header_of(line: str, delimiter: str = ",") -> list[str]:
