@@ -62,6 +62,8 @@ def convert(
     found = read_checkpoint(source, **forced)
     target = _target(source, found, out)
     numbers = sum(tensor.numel() for tensor in found.tensors.values())
+    if found.head is None and found.apt is not None:
+        found.notes.append("the prompts are left out: there is no classifier that they were trained with")
     with tqdm(
         total=2 * numbers, desc="convert", unit="", unit_scale=True, disable=None if numbers > LARGE else True
     ) as bar:

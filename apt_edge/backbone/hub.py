@@ -28,22 +28,20 @@ def fetch(name: str) -> Path:
         MissingDependency: huggingface_hub is not installed.
     """
     try:
-        from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
+        from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
     except ImportError:
         raise MissingDependency(
             f"{name} is not a path here, and huggingface_hub is not installed, which finds it on the hub",
             fix="pip install 'apt-edge[train]', or give the path of a file or folder",
         ) from None
-    if found := _get(name, cached=True):
-        return found
     try:
-        found = _get(name, cached=False)
+        found = _get(name, cached=True) or _get(name, cached=False)
     except LocalEntryNotFoundError:
         raise BackboneError(
             f"{name} is neither a path here, nor in the cache of the Hugging Face hub, and the hub cannot be reached",
             fix=f"run `hf download {name}` where there is a network and copy the folder here, or give another path",
         ) from None
-    except HfHubHTTPError as error:
+    except (HfHubHTTPError, HFValidationError) as error:
         raise BackboneError(
             f"{name} is not a path here, and the Hugging Face hub does not give it",
             found=str(error).strip().split("\n")[-1],
@@ -57,7 +55,8 @@ def fetch(name: str) -> Path:
 
 
 def _get(name: str, cached: bool) -> Path | None:
-    _file(name, CONFIG, cached)
+    if not _file(name, CONFIG, cached) and cached:  # half a snapshot
+        return None
     for weights in WEIGHTS:
         if path := _file(name, weights, cached):
             parts = shards(path) if path.suffix == ".json" else []

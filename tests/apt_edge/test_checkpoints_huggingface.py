@@ -216,6 +216,10 @@ def test_a_name_that_is_not_cached_is_an_instruction_offline(tmp_path):
     assert "hf download somebody/absent" in done.stderr
 
 
+def test_a_name_that_no_repository_can_have_is_refused(tmp_path):
+    assert "the Hugging Face hub does not give it" in offline("load_backbone('somebody/a--b')", tmp_path).stderr
+
+
 def test_without_huggingface_hub_a_name_says_what_to_install(tmp_path):
     code = "import sys; sys.modules['huggingface_hub'] = None; load_backbone('somebody/absent')"
     assert "pip install 'apt-edge[train]'" in offline(code, tmp_path).stderr

@@ -149,6 +149,14 @@ def test_a_backbone_alone_makes_no_pack(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c.pth", "c.safetensors"]
 
 
+def test_prompts_without_a_classifier_make_no_pack_and_are_said(tmp_path):
+    state = {name: tensor for name, tensor in apt().items() if not name.startswith("head")}
+    torch.save({"model": state, **beside()}, tmp_path / "c.pth")
+    report = convert(tmp_path / "c.pth")
+    assert report["pack"] is None
+    assert any("prompts are left out" in note for note in report["notes"])
+
+
 def test_the_source_is_never_overwritten(tmp_path):
     model_of(**TINY).save_pretrained(tmp_path)
     before = (tmp_path / "model.safetensors").read_bytes()
