@@ -9,7 +9,6 @@ import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from apt_edge.clip import ClipSpec
 from apt_edge.errors import ConfigError, VideoError, run_tool
 from apt_edge.files import atomic, write_json
 from apt_edge.pack import PromptPack
+from apt_edge.runtime.machine import versions
 from apt_edge.video.decode import DECODERS
 from apt_edge.video.lists import FORMATS, match_labels, read_list
 from apt_edge.video.views import Views
@@ -126,18 +126,8 @@ def evaluate(
 def preprocessing(spec: ClipSpec, views: Views, decoder: str) -> dict[str, Any]:
     """What turns files into a model's input; equal fingerprints are equal settings and equal software."""
     packages = ("av", "numpy", *(("decord2", "decord") if decoder == "decord" else ()))
-    said = {"clip": spec.to_dict(), "views": str(views), "decoder": decoder, "versions": _versions(packages)}
+    said = {"clip": spec.to_dict(), "views": str(views), "decoder": decoder, "versions": versions(packages)}
     return {**said, "fingerprint": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
-
-
-def _versions(packages: Sequence[str]) -> dict[str, str]:
-    found = {}
-    for name in packages:
-        try:
-            found[name] = version(name)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def save_evaluation(evaluation: Evaluation, folder: Path, predictions: Path | None = None) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -57,17 +58,9 @@ def tune(
     Raises:
         AptEdgeError: recipe, backbone, a video or the training itself is at fault.
     """
-    optim, data = recipe.optim, recipe.data
+    optim = recipe.optim
     accelerator = make_accelerator(device or torch.device("cpu"), optim.precision, optim.accumulate)
-    train_videos = read_items(data, "train")
-    labels = train_videos.labels
-    val_videos = read_items(data, "val", labels)
-    if accelerator.is_main_process:
-        for note in dict.fromkeys([*train_videos.notes, *val_videos.notes]):
-            print(f"train.tune: {note}", file=sys.stderr)
-    spec, mirror = recipe.clip.spec(), mirrored(labels, recipe.augment.mirror)
-    train_clips = Clips(train_videos.items, spec, recipe.augment, recipe.seed, data.decoder, mirror)
-    val_clips = Clips(val_videos.items, spec, decoder=data.decoder)
+    train_clips, val_clips, labels = _read_data(recipe, accelerator.is_main_process)
     model = build_model(recipe, len(labels)).to(accelerator.device)
     with run_folder(out, resume, accelerator.is_main_process) as folder:
         state = load_checkpoint(folder, recipe) if resume else None
@@ -95,22 +88,39 @@ def tune(
         save_evaluation(evaluation, folder)
         bad = _unreadable(train, evaluation)
         write_json(folder / "unreadable.json", bad)
-        result = {
-            "recipe": recipe.name,
-            "method": recipe.method["name"],
-            **evaluation.to_dict(),
-            "unreadable_training": len(bad["train"]),
-            **model.method.health(),
-            "folds": model.method.folds,
-            "deployed_as": model.method.deployment,
-            "trainable_parameters": model.trainable_parameters(),
-            "epochs": len(history),
-            "seconds": round(history[-1].seconds, 1),
-            "train_loss": kept_epoch(history, optim.keep).loss,
-            "best_train_loss": min(record.loss for record in history),
-        }
+        result = {**_result(recipe, model, evaluation, history), "unreadable_training": len(bad["train"])}
         write_json(folder / "evaluation.json", result)
     return result
+
+
+def _result(
+    recipe: Recipe, model: TunedModel, evaluation: Evaluation, history: Sequence[EpochRecord]
+) -> dict[str, Any]:
+    return {
+        "recipe": recipe.name,
+        "method": recipe.method["name"],
+        **evaluation.to_dict(),
+        **model.method.health(),
+        "folds": model.method.folds,
+        "deployed_as": model.method.deployment,
+        "trainable_parameters": model.trainable_parameters(),
+        "epochs": len(history),
+        "seconds": round(history[-1].seconds, 1),
+        "train_loss": kept_epoch(history, recipe.optim.keep).loss,
+        "best_train_loss": min(record.loss for record in history),
+    }
+
+
+def _read_data(recipe: Recipe, speaks: bool) -> tuple[Clips, Clips, list[str]]:
+    """Training and validation clips and the names of their classes; what reading found out is said on stderr."""
+    data, spec = recipe.data, recipe.clip.spec()
+    train = read_items(data, "train")
+    val = read_items(data, "val", train.labels)
+    for note in dict.fromkeys([*train.notes, *val.notes]) if speaks else ():
+        print(f"train.tune: {note}", file=sys.stderr)
+    mirror = mirrored(train.labels, recipe.augment.mirror)
+    train_clips = Clips(train.items, spec, recipe.augment, recipe.seed, data.decoder, mirror)
+    return train_clips, Clips(val.items, spec, decoder=data.decoder), train.labels
 
 
 def _views(recipe: Recipe) -> Views:

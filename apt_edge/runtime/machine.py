@@ -8,14 +8,14 @@ import platform
 import re
 import shutil
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
 PACKAGES = (
-    *("apt-edge", "numpy", "av", "safetensors", "torch", "accelerate", "transformers", "onnx", "onnxruntime"),
-    *("onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
+    *("apt-edge", "numpy", "pillow", "av", "decord", "decord2", "safetensors", "torch", "accelerate", "transformers"),
+    *("onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "tensorrt", "tensorrt-rtx-cu12", "tensorrt-rtx-cu13"),
 )
 GPU_FIELDS = "name,driver_version,memory.total,clocks.sm,clocks.mem,clocks.max.sm,power.limit,temperature.gpu"
 # Power mode and clocks of a Jetson; what is not installed is left out.
@@ -54,7 +54,7 @@ def machine(threads: int | None = None) -> dict[str, Any]:
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "l4t": _read("/etc/nv_tegra_release"),
         "python": platform.python_version(),
-        "packages": {name: number for name in PACKAGES if (number := _version(name))},
+        "packages": versions(PACKAGES),
         "gpus": gpus(),
         "commands": {" ".join(line): _output(*line) for line in COMMANDS if shutil.which(line[0])},
     }
@@ -74,6 +74,11 @@ def device_name(environment: Mapping[str, Any], gpu: bool = False) -> str:
     if gpu and environment.get("gpus"):
         return _plain(environment["gpus"][0]["name"])
     return _plain(environment.get("cpu") or environment.get("architecture") or "unknown")
+
+
+def versions(packages: Sequence[str]) -> dict[str, str]:
+    """Version of each package that is installed."""
+    return {name: number for name in packages if (number := _version(name))}
 
 
 def gpus() -> list[dict[str, str]]:

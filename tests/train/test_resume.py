@@ -83,6 +83,28 @@ def test_two_processes_with_a_cache_give_the_losses_of_one_without(task: Task, t
     assert max(np.abs(array - expected[name]).max() for name, array in tensors(two).items()) <= 1e-4
 
 
+@pytest.mark.parametrize("views", [0, 2])
+def test_two_processes_leave_out_the_unreadable_clips_that_one_does(task: Task, tmp_path: Path, views: int) -> None:
+    lines = (task.folder / "train.csv").read_text(encoding="utf-8").splitlines()
+    for bad in (0, 7, 8, 9, 20):  # of a batch of 4 one process may have nothing to read
+        lines[bad] = f"gone-{lines[bad]}"
+    (tmp_path / "train.csv").write_text("\n".join(f"{task.folder}/{line}" for line in lines), encoding="utf-8")
+    settings = [f"data.train={tmp_path.as_posix()}/train.csv", f"augment.views={views}", "optim.epochs=3"]
+    settings += ["optim.batch=4", "optim.base_lr=0.3", f"cache.folder={(tmp_path / 'cache').as_posix()}"]
+    torchrun = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    outs = [tmp_path / "one", tmp_path / "two"]
+    for out, before in zip(outs, ([], torchrun), strict=True):
+        done = run(*before, *command(task, out, "--workers", "0", settings=settings))
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("unreadable, left out") == 5
+    assert np.abs(np.subtract(*map(losses, outs))).max() <= 1e-5
+    listed = [json.loads((out / "unreadable.json").read_text(encoding="utf-8")) for out in outs]
+    assert listed[0] == listed[1]
+    assert len(listed[0]["train"]) == 5
+    expected = tensors(outs[0])
+    assert max(np.abs(array - expected[name]).max() for name, array in tensors(outs[1]).items()) <= 1e-4
+
+
 LIMITED = """
 import resource, runpy, signal, sys
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # so that a write beyond the limit fails like one on a full disk

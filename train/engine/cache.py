@@ -16,7 +16,6 @@ import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +29,7 @@ from apt_edge.backbone import vit as vit_source
 from apt_edge.errors import AptEdgeError, ConfigError
 from apt_edge.files import write_json
 from apt_edge.methods.tuned import TunedModel
+from apt_edge.runtime.machine import versions
 from apt_edge.video import decode, preprocess, sampling
 from apt_edge.video import load as video_load
 from apt_edge.video.decoders import decord, packets, pyav, stills
@@ -42,7 +42,7 @@ from train.recipe import Cache
 TOKENS, DONE, KEY = "prefix.bin", "done.bin", "key.json"
 # Another version of these makes other numbers.
 SOURCES = (vit_source, decode, decord, packets, pyav, stills, preprocess, sampling, video_load, data, augment, randaug)
-PACKAGES = ("torch", "av", "numpy", "pillow")
+PACKAGES = ("torch", "av", "decord", "decord2", "numpy", "pillow")
 
 
 class CachedClips(Dataset[Sample]):
@@ -175,7 +175,7 @@ def _key(model: TunedModel, clips: Clips, views: int, cache: Cache, precision: s
         "files": files.hexdigest(),
         "dtype": cache.dtype,
         "precision": precision,
-        "packages": {name: version(name) for name in PACKAGES},
+        "packages": versions(PACKAGES),
         "source": source.hexdigest(),
     }
 

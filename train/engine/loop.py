@@ -158,9 +158,11 @@ class _Fit:
         inputs, clips = sample.views.flatten(0, 1), len(readable)
         labels = torch.where(readable, sample.labels.flatten(), IGNORED)
         read = int(readable.sum())
-        alone = read < min(2, clips)
-        if read < clips and not alone:  # zeros would enter a batch norm's statistics
-            inputs, labels = inputs[readable], labels[readable]
+        if (
+            read < clips
+        ):  # zeros would enter a batch norm's statistics; one clip has none, and keeps the processes in step
+            rows = readable if read else slice(1)
+            inputs, labels = inputs[rows], labels[rows]
         # Seeding each step makes dropout a function of (seed, step): it needs no saved state, and the parts of a step
         # and its processes share the prompts' mask, as the whole batch would. Masks of single clips differ.
         own = [part, self.accelerator.process_index] if self.model.method.draws_per_clip else []
@@ -168,13 +170,9 @@ class _Fit:
         for group in self.optimiser.param_groups:
             group["lr"] = self._factor(self.step) * group["peak_lr"]
         with self.accelerator.accumulate(self.wrapped):
-            if alone:
-                self.model.eval()  # a batch norm then uses the statistics that it has
             logits = self.wrapped(inputs, from_prefix=self.train.from_prefix)
             smoothing = self.recipe.optim.label_smoothing
             loss = F.cross_entropy(logits, labels, label_smoothing=smoothing, reduction="sum") / clips
-            if alone:
-                self.model.train()
             right = (logits.argmax(1) == labels).sum()
             sums = torch.stack([loss.detach() * clips, right, loss.new_tensor(read)])
             sums = self.accelerator.reduce(sums, "sum")
