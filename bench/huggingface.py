@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from apt_edge.backbone.vit import Head, Vit
-from apt_edge.errors import MissingDependency
+from apt_edge.errors import ConfigError, MissingDependency
 
 NAMES = {
     "layernorm_before": "norm1",
@@ -28,6 +28,7 @@ class HuggingFaceModel(nn.Module):
         head: norm and classifier.
 
     Raises:
+        ConfigError: a backbone of another family.
         MissingDependency: transformers is not installed.
     """
 
@@ -48,6 +49,8 @@ class HuggingFaceModel(nn.Module):
 
 
 def _empty(vit: Vit, head: Head) -> Any:
+    if vit.config.family != "videomae":
+        raise ConfigError(f"transformers' VideoMAE cannot hold a backbone of the family {vit.config.family}")
     try:
         from transformers import VideoMAEConfig, VideoMAEForVideoClassification
     except ImportError:

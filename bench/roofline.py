@@ -101,7 +101,7 @@ def groups(config: VitConfig, batch: int, rows: int = 0, keys: int = 0, fused: b
         fused: the attention's scores stay on the chip.
     """
     width, pixels, hidden = config.width, 3 * config.tubelet * config.patch**2, config.hidden
-    n, k = config.tokens + rows, config.tokens + rows + keys
+    n, k = config.tokens + rows, config.tokens // config.steps + rows + keys
     scores = 0 if fused else SCORE_PASSES * config.heads * n * k
 
     def group(macs: int, weights: int, activations: int, runs: int = config.depth) -> Group:

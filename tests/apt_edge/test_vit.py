@@ -168,4 +168,4 @@ def test_there_is_one_attention_in_the_project():
             called = node.func if isinstance(node, ast.Call) else None
             if isinstance(called, ast.Attribute) and called.attr in ("scaled_dot_product_attention", "softmax"):
                 calls.append(path.relative_to(ROOT).as_posix())
-    assert calls == ["apt_edge/backbone/vit.py"]
+    assert calls == ["apt_edge/backbone/vit.py", "train/scoring.py"]  # the latter averages classes over views
