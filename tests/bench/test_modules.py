@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -62,6 +63,13 @@ def test_hugging_face_gives_the_same_logits() -> None:
         expected = ours(clips())
         assert expected.abs().max() > 1e-1
         assert (theirs(clips()) - expected).abs().max() <= 1e-4
+
+
+def test_hugging_face_takes_no_backbone_of_another_family(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(SIZES, "tiny", replace(TINY, family="clip"))
+    assert random_model(RandomModel(size="tiny", method="linear"))[0](clips()).shape == (2, 174)
+    with pytest.raises(ConfigError, match="family clip"):
+        random_model(RandomModel(size="tiny", method="linear", huggingface=True))
 
 
 def test_hugging_face_takes_its_positions_along_when_it_moves() -> None:

@@ -55,6 +55,13 @@ def test_groups_are_the_products_of_the_methods() -> None:
     rows = products(groups(BASE, 1, rows=400)) - products(bare)
     assert rows == pytest.approx(vpt.added_macs(deployed=False), rel=0.01)  # without the norms of the prompts
     assert products(groups(BASE, 8)) == 8 * products(bare)
+    frame = SIZES["clip-vit-base-per-frame"]  # keys of one time step, prompts in each, class tokens as patches
+    prompted = products(groups(frame, 1, keys=100)) - products(groups(frame, 1))
+    assert prompted == make_method("apt", frame, {"tokens": 100}).added_macs(deployed=True)
+    norms = (2 * frame.depth + 1) * LAYER_NORM * frame.tokens * frame.width
+    assert products(groups(frame, 1)) == pytest.approx(
+        backbone_macs(frame) - norms, rel=1e-4
+    )  # class tokens as patches
     moved = sum(part.bytes * part.runs for part in bare)
     assert moved < sum(part.bytes * part.runs for part in groups(BASE, 8)) < 8 * moved  # weights move once a batch
 
