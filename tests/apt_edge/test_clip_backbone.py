@@ -7,9 +7,9 @@ import copy
 import pytest
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
-from apt_edge.backbone.checkpoints import backbone_hash, load_backbone, save_backbone
+from apt_edge.backbone.checkpoints import backbone_hash, load_backbone, read_checkpoint, save_backbone
 from apt_edge.backbone.forms import changed
 from apt_edge.backbone.layouts import clip, find_layout
 from apt_edge.backbone.layouts.base import Hints
@@ -121,6 +121,33 @@ def test_the_image_encoder_is_found_alone_and_beside_the_text_encoder(form, pref
     assert (f"{prefix}class_embedding" in found.ignored) == (form == "joint")
     assert not found.missing
     assert any("own definition" in note for note in found.notes)
+
+
+def archive(tensors: dict[str, Tensor]) -> torch.jit.ScriptModule:
+    """Modules without code that hold the tensors under their dotted names."""
+    root = nn.Module()
+    for name, tensor in tensors.items():
+        *path, last = name.split(".")
+        module = root
+        for part in path:
+            if part not in dict(module.named_children()):
+                module.add_module(part, nn.Module())
+            module = module.get_submodule(part)
+        module.register_parameter(last, nn.Parameter(tensor, requires_grad=False))
+    return torch.jit.script(root)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+@every_form
+def test_the_archive_that_openai_publishes_is_read(form, tmp_path):
+    """TorchScript in float16."""
+    tensors = {name: tensor.half() for name, tensor in openai_names(image_encoder(), "visual.").items()}
+    torch.jit.save(archive({**tensors, "token_embedding.weight": torch.zeros(9, 32)}), tmp_path / "ViT.pt")
+    found = read_checkpoint(tmp_path / "ViT.pt", heads=HEADS, frames=FORMS[form], clip_form=form)
+    expected = converted(form, tensors)
+    assert found.config == expected.config
+    assert found.tensors.keys() == expected.tensors.keys()
+    assert all(torch.equal(tensor, expected.tensors[name]) for name, tensor in found.tensors.items())
 
 
 def test_weights_that_are_not_clips_are_refused():
