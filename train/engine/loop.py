@@ -158,9 +158,8 @@ class _Fit:
         inputs, clips = sample.views.flatten(0, 1), len(readable)
         labels = torch.where(readable, sample.labels.flatten(), IGNORED)
         read = int(readable.sum())
-        if (
-            read < clips
-        ):  # zeros would enter a batch norm's statistics; one clip has none, and keeps the processes in step
+        if read < clips:
+            # Zeros would enter a batch norm's statistics. A single row does not, and keeps the processes in step.
             rows = readable if read else slice(1)
             inputs, labels = inputs[rows], labels[rows]
         # Seeding each step makes dropout a function of (seed, step): it needs no saved state, and the parts of a step

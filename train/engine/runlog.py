@@ -35,7 +35,7 @@ class EpochRecord:
         """For people: what a validated epoch of so many has brought."""
         return (
             f"epoch {self.epoch:3d}/{epochs}  loss {self.loss:.4f}  accuracy {self.accuracy:.1%}  "
-            f"validation {self.val_accuracy:.1%}  {self.clips_per_second:.0f} clips/s, {self.waiting:.0%} waiting"
+            f"validation {self.val_accuracy:.1%}  {self.clips_per_second:.3g} clips/s, {self.waiting:.0%} waiting"
         )
 
 
