@@ -14,8 +14,11 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import Any
+
+from apt_edge.files import as_text
 
 ROOMS = ("apt_edge.", "train.", "export.", "bench.")  # a module that is missing there is our own mistake
 
@@ -69,6 +72,16 @@ class GateError(AptEdgeError):
     """A proof failed: parity, fusion or a regression bound."""
 
     exit_code = 4
+
+
+def reason_of(error: AptEdgeError | OSError, path: str | Path) -> str:
+    """What was wrong and what was found, in one line for a row that names `path`: it does not begin with it again."""
+    if isinstance(error, AptEdgeError):
+        said = error.wrong.removeprefix(f"{path} ") + (f": {error.found}" if error.found else "")
+    else:
+        other = error.filename and str(error.filename) != str(path)
+        said = f"{error.strerror or error}" + (f": {error.filename}" if other else "")
+    return as_text(" ".join(said.split()))
 
 
 def raise_failed(failed: Sequence[Mapping[str, Any]], written: str, fix: str) -> None:

@@ -112,6 +112,15 @@ def write_json(path: str | Path, data: Any) -> None:
         temporary.write_text(json.dumps(data, indent=2) + "\n", encoding="utf-8")
 
 
+def as_text(path: str | Path) -> str:
+    """A path or name as text that every file and terminal takes: what is no UTF-8 in it is written out, as \\xe9."""
+    try:
+        name = str(path).encode("utf-8", "surrogateescape")  # the bytes that the file system holds
+    except UnicodeEncodeError:  # of a list: no file system has such a name
+        name = str(path).encode("utf-8", "surrogatepass")
+    return name.decode("utf-8", "backslashreplace")
+
+
 def sha256(path: str | Path) -> str:
     """sha256 of a file's bytes, read in pieces."""
     digest = hashlib.sha256()

@@ -12,6 +12,7 @@ from typing import Any
 from tqdm import tqdm
 
 from apt_edge.errors import ConfigError
+from apt_edge.runtime.machine import usable_cores
 from apt_edge.video.formats.rows import other_parts, part_of
 from apt_edge.video.lists import Item, VideoList, read_list
 from train.check_files import Answer, run_jobs
@@ -57,7 +58,7 @@ def check_list(
     options: dict[str, Any] = {"format": format, "split": split, "labels": labels, "root": root}
     lists = _checked_lists(path, part, options)
     others, notes = _other_lists(path, lists, against, options)
-    answers = _answers(lists, others, decoder, workers or os.cpu_count() or 1, timeout)
+    answers = _answers(lists, others, decoder, workers or usable_cores(), timeout)
     keys = {
         name: [
             (answers[_text(item.path)].get("sha256", _text(item.path)), item.start, item.end) for item in videos.items

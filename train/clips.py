@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -29,6 +28,7 @@ from tqdm import tqdm
 
 from apt_edge.errors import ConfigError, MissingDependency, VideoError, run_tool
 from apt_edge.files import sha256, write_json
+from apt_edge.runtime.machine import usable_cores
 from apt_edge.video.decode import DECODERS
 from apt_edge.video.lists import FORMATS, PARTS
 from train.check import check_list
@@ -134,15 +134,10 @@ def _write(path: Path, lines: list[str]) -> None:
     path.write_bytes("".join(f"{line}\n" for line in lines).encode())  # bytes: the same line ends everywhere
 
 
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-
-
 def _render_all(jobs: list[tuple[str, Script]], workers: int | None) -> None:
     for folder in {Path(path).parent for path, _ in jobs}:
         folder.mkdir(parents=True, exist_ok=True)
-    workers = workers or cores()
+    workers = workers or usable_cores()
     with tqdm(total=len(jobs), desc="clips", unit="clip", disable=None) as bar:
         if workers == 1:
             threads = torch.get_num_threads()
@@ -222,7 +217,7 @@ def _add_check(commands: Any) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     options = {name: value for name, value in vars(arguments).items() if name not in ("command", "out", "json")}
-    report = check_list(**options | {"workers": arguments.workers or cores()})
+    report = check_list(**options | {"workers": arguments.workers or usable_cores()})
     if arguments.out:
         write_report(report, arguments.out)
     print(json.dumps(report, indent=2, ensure_ascii=False) if arguments.json else describe(report))

@@ -9,7 +9,7 @@ import torch
 from accelerate import Accelerator
 
 from apt_edge.errors import ConfigError
-from train.clips import cores
+from apt_edge.runtime.machine import usable_cores
 
 MOST_WORKERS = 8  # each holds two batches of clips ready
 
@@ -27,7 +27,7 @@ def add_device_arguments(parser: argparse.ArgumentParser) -> None:
 
 def spare_cores() -> int:
     """How many processes can decode at once beside those that `torchrun` starts on this machine."""
-    return min(MOST_WORKERS, max(1, cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+    return min(MOST_WORKERS, max(1, usable_cores() // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def choose_device(name: str | None) -> torch.device:

@@ -60,6 +60,11 @@ def machine(threads: int | None = None) -> dict[str, Any]:
     }
 
 
+def usable_cores() -> int:
+    """Processor cores that this process may use: a machine may have more."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def device_name(environment: Mapping[str, Any], gpu: bool = False) -> str:
     """What headings call the hardware of an environment: `Jetson Orin NX`, `NVIDIA H200`, `AMD EPYC`.
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apt_edge.errors import AptEdgeError, GateError, run_tool
+from apt_edge.errors import AptEdgeError, GateError, VideoError, reason_of, run_tool
 
 
 def failing(error):
@@ -41,6 +41,21 @@ def test_user_errors_end_in_a_message(capsys, error, code, words):
 def test_our_own_bugs_keep_their_traceback():
     with pytest.raises(ZeroDivisionError):
         run_tool(failing(ZeroDivisionError()), "train.tune")
+
+
+@pytest.mark.parametrize(
+    ("error", "reason"),
+    [
+        (VideoError("a/b.mp4 is empty", found="0 bytes"), "is empty: 0 bytes"),
+        (VideoError("a folder of frames\n  breaks off"), "a folder of frames breaks off"),
+        (FileNotFoundError(2, "No such file", "a/b.mp4"), "No such file"),
+        (PermissionError(13, "Permission denied", "a/b.mp4/1.png"), "Permission denied: a/b.mp4/1.png"),
+        (OSError("odd"), "odd"),
+        (VideoError("c\udce9.png is no picture"), "c\\xe9.png is no picture"),
+    ],
+)
+def test_a_reason_is_one_line_beside_its_path(error, reason):
+    assert reason_of(error, Path("a/b.mp4")) == reason
 
 
 def without(package, tool, *arguments):

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from apt_edge.files import atomic, atomic_directory, scratch
+from apt_edge.files import as_text, atomic, atomic_directory, scratch
 
 GONE = 2**22 + 1  # no process has this number
 
@@ -61,3 +61,12 @@ def test_scratch_goes_when_it_ends(tmp_path):
     with scratch(tmp_path / "m") as folder:
         (folder / "file").write_text("x")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [("a/b.mp4", "a/b.mp4"), ("ä", "ä"), ("caf\udce9.mp4", "caf\\xe9.mp4"), ("\ud800", "\\xed\\xa0\\x80")],
+)
+def test_every_path_becomes_text_that_can_be_written(name, text):
+    assert as_text(name) == as_text(text) == text
+    as_text(name).encode()

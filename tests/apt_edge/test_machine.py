@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apt_edge.runtime.machine import device_name, machine
+from apt_edge.runtime.machine import device_name, machine, usable_cores
 
 
 def test_the_machine_tells_what_it_is() -> None:
@@ -20,6 +20,17 @@ def test_the_machine_tells_what_it_is() -> None:
     assert facts["packages"]["torch"]
     assert device_name(facts)
     json.dumps(facts, allow_nan=False)
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="sets the cores of this process")
+def test_cores_that_are_not_ours_are_not_counted() -> None:
+    mine = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(mine)})
+    try:
+        assert usable_cores() == 1
+    finally:
+        os.sched_setaffinity(0, mine)
+    assert usable_cores() == len(mine)
 
 
 def test_power_mode_and_clocks_of_a_jetson_are_asked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,9 +17,10 @@ from tqdm import tqdm
 
 from apt_edge.config import Strict, load_toml
 from apt_edge.errors import AptEdgeError, ConfigError
+from apt_edge.runtime.machine import usable_cores
 from apt_edge.tables import MISSING, Column, Row, number
 from train.advice import read_evaluation
-from train.clips import cores, make_clips
+from train.clips import make_clips
 from train.comparison.seeds import MOST_SEEDS, mean_and_spread
 from train.devices import add_device_arguments
 from train.recipe import Recipe, toml_text
@@ -178,7 +179,7 @@ def run_all(runs: Sequence[Run], jobs: int = 1, options: Sequence[str] = ()) -> 
 
 def _execute(runs: Sequence[Run], jobs: int, options: Sequence[str], bar: tqdm) -> Iterator[tuple[Run, int]]:
     """Every run and its exit code, as they end."""
-    threads = max(1, cores() // jobs)
+    threads = max(1, usable_cores() // jobs)
     waiting, running = list(runs), dict[Run, subprocess.Popen[bytes]]()
     try:
         while waiting or running:
