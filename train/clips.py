@@ -1,10 +1,13 @@
-"""Labelled action clips from nothing: `make` renders and encodes them, `check` decodes every file of a data set.
+"""Videos to train on: `make` renders labelled action clips from nothing, `check` decodes every file of your data set.
 
 python -m train.clips make OUT [--seed 0] [--train 640] [--val 400] [--workers N]
 python -m train.clips check LIST|ROOT [--part train] [--format F] [--split 1] [--labels FILE] [--root DIR]
     [--decoder pyav] [--workers N] [--timeout 120] [--against LIST] [--out DIR] [--json]
 
-`check` ends with exit code 1 when a video is bad. A folder that `make` finished holds train/*.mp4, val/*.mp4,
+`check` takes a list in any of the known formats, or the root folder of a data set in its published layout; it ends with
+exit code 1 when a video is bad.
+
+A folder that `make` finished holds train/*.mp4, val/*.mp4,
 train.csv, val.csv, labels.txt, scripts.jsonl and clips.json. Lists and scripts are the same on every machine for the
 same seed; the compressed pixels may differ with the encoder.
 """
@@ -31,8 +34,8 @@ from apt_edge.files import sha256, write_json
 from apt_edge.runtime.machine import usable_cores
 from apt_edge.video.decode import DECODERS
 from apt_edge.video.lists import FORMATS, PARTS
-from train.check import check_list
-from train.check_report import describe, write_report
+from train.check.lists import check_list
+from train.check.report import describe, write_report
 from train.synthetic.actions import FPS, LABELS, SIDE, Script, scene, write_script
 from train.synthetic.scene import render
 from train.synthetic.textures import SPLITS
@@ -40,6 +43,7 @@ from train.synthetic.textures import SPLITS
 VERSION = 1  # raised when the same seed gives other clips
 GOP = 12
 RECORD, SCRIPTS = "clips.json", "scripts.jsonl"
+EXIT_CODES = "Exit code: 0 when every video is good, 1 when one is bad or nothing can be checked, 130 after Ctrl-C."
 TEXTS = ("train.csv", "val.csv", "labels.txt", SCRIPTS)
 
 
@@ -200,11 +204,19 @@ def main() -> None:
 
 
 def _add_check(commands: Any) -> None:
-    check = commands.add_parser("check", help="decode every video of a data set, in worker processes")
+    check = commands.add_parser(
+        "check",
+        help="decode every video of a data set, in worker processes",
+        description="Decode every video of your data set to its end, and look for what its list gets wrong: "
+        "missing and damaged files, videos with two classes, videos that training and validation share.",
+        epilog=EXIT_CODES,
+    )
     check.add_argument("path", type=Path, help="a list of videos, or the root folder of a data set")
     check.add_argument("--part", choices=PARTS, help="part to decode (default: the list's own, else train and val)")
     check.add_argument("--format", choices=FORMATS, help="of the list (default: found out)")
-    check.add_argument("--split", type=int, default=1, help="of the official three (default: %(default)s)")
+    check.add_argument(
+        "--split", type=int, choices=[1, 2, 3], default=1, help="of UCF101 and HMDB51 (default: %(default)s)"
+    )
     check.add_argument("--labels", type=Path, help="file of class names (default: looked for beside the list)")
     check.add_argument("--root", type=Path, help="folder that relative paths start at")
     check.add_argument("--decoder", choices=DECODERS, default="pyav", help="(default: %(default)s)")
@@ -217,7 +229,7 @@ def _add_check(commands: Any) -> None:
 
 def _check(arguments: argparse.Namespace) -> None:
     options = {name: value for name, value in vars(arguments).items() if name not in ("command", "out", "json")}
-    report = check_list(**options | {"workers": arguments.workers or usable_cores()})
+    report = check_list(**options)
     if arguments.out:
         write_report(report, arguments.out)
     print(json.dumps(report, indent=2, ensure_ascii=False) if arguments.json else describe(report))

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from textwrap import shorten
 
 import numpy as np
 from matplotlib.figure import Figure
 
-from apt_edge.files import atomic
+from apt_edge.files import as_text, atomic
 from train.engine.runlog import EpochRecord
 
 ENDS = 20  # classes at either end of the ranking
@@ -40,16 +39,17 @@ def save_curves(history: Sequence[EpochRecord], title: str, path: Path) -> None:
 def save_confusion(confusion_KK: np.ndarray, labels: Sequence[str], path: Path) -> None:
     """Confusion matrix as PNG: rows are true classes, columns predictions, each row in parts of its clips."""
     classes = len(labels)
-    side = min(20.0, max(4.0, 1.5 + 0.3 * classes))
+    names = [fitting(label, 30) for label in labels] if classes <= 60 else []  # more names cannot be read
+    side = min(20.0, 1.5 + max(2.5, 0.3 * classes) + 0.09 * max(map(len, names), default=0))
     figure = Figure(figsize=(side, side), layout="constrained")
     axes = figure.subplots()
     share_KK = confusion_KK / np.maximum(confusion_KK.sum(axis=1, keepdims=True), 1)
     image = axes.imshow(share_KK, vmin=0, vmax=1, cmap="Blues")
     figure.colorbar(image, ax=axes, shrink=0.7, label="part of the class's clips")
     axes.set(xlabel="predicted", ylabel="true")
-    if classes <= 60:  # more names cannot be read
-        axes.set_xticks(range(classes), labels, rotation=90)
-        axes.set_yticks(range(classes), labels)
+    if names:
+        axes.set_xticks(range(classes), names, rotation=90)
+        axes.set_yticks(range(classes), names)
     save_figure(figure, path)
 
 
@@ -64,10 +64,18 @@ def save_per_class(accuracy: Mapping[str, float], path: Path) -> None:
     axes.barh(range(len(ranked)), [100 * part for _, part in ranked])
     mean = 100 * sum(accuracy.values()) / len(accuracy)
     axes.axvline(mean, color="black", linestyle="--")
-    axes.set_yticks(range(len(ranked)), [shorten(name, 50, placeholder=" ...") for name, _ in ranked])
+    axes.set_yticks(range(len(ranked)), [fitting(name, 50) for name, _ in ranked])
     axes.set(title=f"mean {mean:.1f} %", xlabel="top-1 accuracy, %", xlim=(0, 100), ylim=(len(ranked) - 0.4, -0.6))
     axes.grid(axis="x", alpha=0.3)
     save_figure(figure, path)
+
+
+def fitting(name: str, letters: int) -> str:
+    """A name for a picture, without its middle where it has more than so many letters: both its ends tell it apart."""
+    name = " ".join(as_text(name).split())
+    if len(name) > letters:
+        name = f"{name[: letters * 2 // 3].rstrip()} … {name[-(letters // 3) :].lstrip()}"
+    return name.replace("$", r"\$")  # else what stands between two of them is mathematics
 
 
 def save_figure(figure: Figure, path: Path) -> None:

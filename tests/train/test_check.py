@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -20,9 +21,10 @@ from apt_edge.errors import AptEdgeError, ConfigError, VideoError
 from apt_edge.video.decode import DECODERS
 from tests.apt_edge.broken_files import write_files
 from tests.apt_edge.video_files import write_video
-from train import check_files, clips
-from train.check import check_list
-from train.check_report import describe
+from train import clips
+from train.check import processes
+from train.check.lists import check_list
+from train.check.report import describe, save_check
 
 ROOT = Path(__file__).parents[2]
 
@@ -59,9 +61,11 @@ def test_sixty_broken_files_each_end_in_a_row(broken, tmp_path, decoder):
 
 def test_a_worker_that_dies_or_hangs_costs_one_answer(tmp_path, monkeypatch):
     """The worker's own code, with a decoder in it that kills its process or waits for ever at certain names."""
-    (tmp_path / "train").mkdir()
-    (tmp_path / "train" / "__init__.py").touch()
-    worker = (ROOT / "train" / "check_worker.py").read_text()
+    room = tmp_path / "train" / "check"
+    room.mkdir(parents=True)
+    for folder in (room, room.parent):
+        (folder / "__init__.py").touch()
+    worker = (ROOT / "train" / "check" / "worker.py").read_text()
     trap = """
 def verify(path, decoder):
     import ctypes, time
@@ -76,16 +80,16 @@ def verify(path, decoder):
 
 
 def answer("""
-    (tmp_path / "train" / "check_worker.py").write_text(worker.replace("def answer(", trap, 1))
+    (room / "worker.py").write_text(worker.replace("def answer(", trap, 1))
     good = write_video(tmp_path / "good.mp4", frames=7)
     names = ["crash1", "good", "hang1", "good", "exit1", "crash2", "good", "hang2", "good", "good"]
     jobs = [
         {"path": str(good.with_stem(name)), "decoder": "pyav", "decode": True, "hash": False, "segments": []}
         for name in names
     ]
-    monkeypatch.setattr(check_files, "__file__", str(tmp_path / "train" / "check_files.py"))
+    monkeypatch.setattr(processes, "__file__", str(room / "processes.py"))
     monkeypatch.chdir(tmp_path)
-    answers = dict(check_files.run_jobs(jobs, 2, 5))
+    answers = dict(processes.run_jobs(jobs, 2, 5))
     assert sorted(answers) == list(range(10))
     for place, name in enumerate(names):
         found = answers[place]
@@ -124,7 +128,7 @@ def workers_of(pid: int) -> list[int]:
     """Started by any thread of the process."""
     texts = [file.read_text() for file in Path(f"/proc/{pid}/task").glob("*/children")]
     children = [int(child) for text in texts for child in text.split()]
-    return [child for child in children if b"check_worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
+    return [child for child in children if b"train.check.worker" in Path(f"/proc/{child}/cmdline").read_bytes()]
 
 
 def test_what_is_missing_bad_and_listed_twice(tmp_path):
@@ -160,6 +164,63 @@ def test_what_is_missing_bad_and_listed_twice(tmp_path):
     assert "WARNING: the same content" in text
     alone = check_list(path, against=write_list(tmp_path / "else.txt", [other]))
     assert [shared["same"] for shared in alone["shared"]] == ["path"]
+
+
+def test_a_video_with_two_classes_is_bad(tmp_path):
+    """By path, by content, and between parts whose lists number the classes otherwise."""
+    paths = [write_video(tmp_path / f"{name}.mp4", frames=5 + i) for i, name in enumerate("abcd")]
+    twin = tmp_path / "twin.mp4"
+    twin.write_bytes(paths[1].read_bytes())
+    names = ["path,label", f"{paths[0]},jump", f"{paths[0]},run", f"{paths[1]},jump", f"{twin},sit"]
+    (tmp_path / "train.csv").write_text("\n".join([*names, f"{paths[2]},sit", f"{paths[3]},run"]))
+    (tmp_path / "val.csv").write_text("\n".join(["path,label", f"{paths[2]},run", f"{paths[3]},run"]))
+    report = check_list(tmp_path / "train.csv")
+    assert [(Path(bad["path"]).name, bad["reason"]) for bad in report["bad"]] == [
+        ("a.mp4", "has two classes: 'jump' here, 'run'"),
+        ("a.mp4", "has two classes: 'run' here, 'jump'"),
+        ("b.mp4", f"has two classes: 'jump' here, 'sit' as {twin}"),
+        ("twin.mp4", f"has two classes: 'sit' here, 'jump' as {paths[1]}"),
+        ("c.mp4", "has two classes: 'sit' here, 'run' in the val part"),
+    ]
+    assert [Path(shared["paths"][0]).name for shared in report["shared"]] == ["c.mp4", "d.mp4"]
+    assert report["parts"]["train"]["duplicates"] == []
+    assert [bad["reason"] for bad in check_list(tmp_path / "val.csv")["bad"]] == [
+        "has two classes: 'run' here, 'sit' in the train part"
+    ]
+
+
+def test_classes_that_have_nothing_to_do_with_each_other_are_not_compared(tmp_path):
+    video = write_video(tmp_path / "a.mp4", frames=5)
+    (tmp_path / "train.csv").write_text(f"path,label\n{video},jump\n")
+    (tmp_path / "val.csv").write_text(f"path,label\n{video},cook\n")
+    report = check_list(tmp_path / "train.csv")
+    assert report["bad"] == []
+    assert len(report["shared"]) == 1
+    assert "classes of the val part are not compared" in report["notes"][0]
+
+
+def test_segments_leak_where_they_overlap(tmp_path):
+    video = write_video(tmp_path / "long.mp4", frames=120)  # ten seconds
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(video.read_bytes())
+    head = "path,label,start,end"
+    (tmp_path / "train.csv").write_text("\n".join([head, f"{video},0,0,4", f"{video},1,4,6", f"{video},0,8,10"]))
+    (tmp_path / "val.csv").write_text("\n".join([head, f"{video},1,3,4", f"{copy},1,6,8", f"{copy},0,9.5,"]))
+    report = check_list(tmp_path / "train.csv")
+    assert [(shared["segments"], shared["same"]) for shared in report["shared"]] == [
+        ([[0, 4], [3, 4]], "path"),
+        ([[8, 10], [9.5, None]], "content"),
+    ]
+    assert report["bad"] == []  # classes may follow each other in a video, and overlap
+    said = describe(report)
+    assert f"WARNING: in train and val, the same path: {video}, 0 s to 4 s and 3 s to 4 s" in said
+    assert f"the same content: {video}, 8 s to 10 s and {copy}, 9.5 s to the end" in said
+
+
+def test_names_that_no_file_can_have_are_reasons(tmp_path):
+    path = write_list(tmp_path / "list.txt", [Path("x" * 300 + ".mp4"), write_video(tmp_path / "v.mp4", frames=5)])
+    (bad,) = check_list(path)["bad"]
+    assert bad["reason"] == os.strerror(errno.ENAMETOOLONG)
 
 
 def test_a_root_is_checked_in_both_parts(tmp_path):
@@ -215,6 +276,30 @@ def test_the_command_line_writes_what_it_found(tmp_path, monkeypatch, capsys):
         clips.main()
     assert "list.txt: 2 videos, 1 bad" in capsys.readouterr().out
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["bad.txt", "check.json", "check.png"]
+
+
+def test_the_command_line_explains_itself(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["clips", "check", "--help"])
+    with pytest.raises(SystemExit):
+        clips.main()
+    said = " ".join(capsys.readouterr().out.split())
+    assert "your data set" in said
+    assert "Exit code: 0 when" in said
+    monkeypatch.setattr(sys, "argv", ["clips", "check", "list.txt", "--split", "7"])
+    with pytest.raises(SystemExit):
+        clips.main()
+    assert "invalid choice: 7" in capsys.readouterr().err
+    assert "your data set" in str(clips.__doc__).splitlines()[0]
+
+
+@pytest.mark.parametrize("classes", [4, 30, 174])
+@pytest.mark.filterwarnings("error")
+def test_long_names_leave_room_for_the_picture(tmp_path, classes):
+    names = [
+        f"Trying to pour something into something, but missing so that it spills next to it {k}" for k in range(classes)
+    ]
+    part = {"rows": [{"frames": 9, "label": name} for name in names], "labels": dict.fromkeys(names, 3)}
+    save_check({"path": "/d" * 200, "clips": classes, "bad": [], "parts": {"train": part}}, tmp_path / "check.png")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")

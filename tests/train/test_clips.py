@@ -13,7 +13,7 @@ from apt_edge.video.decode import probe, read_frames
 from apt_edge.video.labels import read_labels
 from apt_edge.video.lists import read_list
 from train import clips
-from train.check import check_list
+from train.check.lists import check_list
 from train.synthetic.actions import FPS, LABELS, NUISANCES, PAIRS, SIDE, reverse, scene, write_script
 from train.synthetic.scene import render_with_visibility
 

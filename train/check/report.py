@@ -10,7 +10,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from apt_edge.files import atomic, write_json
-from train.plots import save_figure
+from train.plots import fitting, save_figure
 
 SHOWN = 20  # lines of a kind on a terminal; the files hold all
 
@@ -22,8 +22,7 @@ def describe(report: dict[str, Any]) -> str:
         lines += ["", *_describe_part(name, part)]
     lines += [""] if report["shared"] or report["notes"] else []
     lines += _first(
-        f"WARNING: in {shared['parts'][0]} and {shared['parts'][1]}, the same {shared['same']}: "
-        + (shared["paths"][0] if shared["same"] == "path" else " and ".join(shared["paths"]))
+        f"WARNING: in {shared['parts'][0]} and {shared['parts'][1]}, the same {shared['same']}: " + _of_both(shared)
         for shared in report["shared"]
     )
     lines += [f"note: {note}" for note in report["notes"]]
@@ -58,11 +57,11 @@ def save_check(report: dict[str, Any], path: Path) -> None:
         classes.bar(np.arange(len(names)) + (place - (len(parts) - 1) / 2) * width, counts, width, label=name)
     classes.set(xlabel="class", ylabel="videos")
     if len(names) <= 30:  # more names cannot be read
-        classes.set_xticks(range(len(names)), names, rotation=90)
+        classes.set_xticks(range(len(names)), [fitting(name, 20) for name in names], rotation=90)
     for axes in (lengths, classes):
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.suptitle(f"{report['path']}: {report['clips']} videos, {len(report['bad'])} bad")
+    figure.suptitle(f"{fitting(report['path'], 80)}: {report['clips']} videos, {len(report['bad'])} bad")
     save_figure(figure, path)
 
 
@@ -91,6 +90,16 @@ def _describe_part(name: str, part: dict[str, Any]) -> list[str]:
         for paths in part["duplicates"]
     )
     return lines
+
+
+def _of_both(shared: dict[str, Any]) -> str:
+    """Both paths, or the one that both are; of trimmed videos the seconds, too."""
+    if "segments" not in shared:
+        return " and ".join(dict.fromkeys(shared["paths"]))
+    spans = [f"{start or 0:g} s to {'the end' if end is None else f'{end:g} s'}" for start, end in shared["segments"]]
+    if shared["same"] == "path":
+        return f"{shared['paths'][0]}, {' and '.join(dict.fromkeys(spans))}"
+    return " and ".join(f"{path}, {span}" for path, span in zip(shared["paths"], spans, strict=True))
 
 
 def _first(lines: Iterable[str]) -> list[str]:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from apt_edge.errors import AptEdgeError, VideoError
+from apt_edge.errors import AptEdgeError, VideoError, reason_of
 from apt_edge.video.decode import frame_range, verify
 
 
@@ -37,22 +37,17 @@ def answer(job: dict[str, Any]) -> dict[str, Any]:
         return found
     try:
         info = verify(path, job["decoder"])
-    except VideoError as error:
+    except (VideoError, OSError) as error:
         return found | {"reason": reason_of(error, path)}
     segments = [_segment(path, start, end, job["decoder"]) for start, end in job["segments"]]
     size = {"frames": info.frames, "width": info.width, "height": info.height, "fps": info.fps}
     return found | size | {"segments": segments}
 
 
-def reason_of(error: AptEdgeError, path: Path) -> str:
-    """What was wrong and what was found, in one line that does not begin with the path."""
-    return " ".join((error.wrong.removeprefix(f"{path} ") + (f": {error.found}" if error.found else "")).split())
-
-
 def _segment(path: Path, start: float | None, end: float | None, decoder: str) -> int | str:
     try:
         return frame_range(path, start, end, decoder)[1]
-    except VideoError as error:
+    except (VideoError, OSError) as error:
         return reason_of(error, path)
 
 

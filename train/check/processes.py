@@ -18,13 +18,13 @@ Answer = dict[str, Any]
 
 
 class _Worker:
-    """A process of `train.check_worker`."""
+    """A process of `train.check.worker`."""
 
     def __init__(self) -> None:
-        rooms = str(Path(__file__).parents[1])
+        rooms = str(Path(__file__).parents[2])
         paths = os.pathsep.join(filter(None, (rooms, os.environ.get("PYTHONPATH"))))
         self.process = subprocess.Popen(
-            [sys.executable, "-m", "train.check_worker"],
+            [sys.executable, "-m", "train.check.worker"],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             encoding="utf-8",
@@ -70,7 +70,7 @@ def run_jobs(jobs: Sequence[Answer], workers: int, limit: float) -> Iterator[tup
     """Answer jobs in worker processes.
 
     Args:
-        jobs: as `train.check_worker.answer` takes them.
+        jobs: as `train.check.worker.answer` takes them.
         workers: processes.
         limit: seconds for one job.
 

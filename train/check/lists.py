@@ -11,14 +11,13 @@ from typing import Any
 
 from tqdm import tqdm
 
-from apt_edge.errors import ConfigError
+from apt_edge.errors import ConfigError, reason_of
+from apt_edge.files import as_text
 from apt_edge.runtime.machine import usable_cores
 from apt_edge.video.formats.rows import other_parts, part_of
 from apt_edge.video.lists import Item, VideoList, read_list
-from train.check_files import Answer, run_jobs
-from train.check_worker import reason_of
-
-Key = tuple[str, float | None, float | None]  # content, segment
+from train.check.compare import Entry, contradictions, duplicates, entries, shared
+from train.check.processes import Answer, run_jobs
 
 
 def check_list(
@@ -47,8 +46,10 @@ def check_list(
 
     Returns:
         A JSON-ready report: `path`, `decoder`; `clips` and `bad` (`part`, `path`, `reason`) of all parts together;
-        `parts`, by name: see `_describe_part`; `shared`, videos that two parts have in common by path or by content:
-        `parts`, `paths`, `same`; `notes` about the comparison.
+        `parts`, by name: see `_describe_part`; `shared`, videos that two parts have in common, by path or by content,
+        whole or in segments that overlap: `parts`, `paths`, `same` (`path` or `content`) and, of trimmed videos, their
+        `segments` in seconds; `notes` about the comparison. A video with two classes, within a part or between two, is
+        bad wherever it is listed.
 
     Raises:
         ConfigError: the list does not parse, or a class number has no name.
@@ -59,26 +60,22 @@ def check_list(
     lists = _checked_lists(path, part, options)
     others, notes = _other_lists(path, lists, against, options)
     answers = _answers(lists, others, decoder, workers or usable_cores(), timeout)
-    keys = {
-        name: [
-            (answers[_text(item.path)].get("sha256", _text(item.path)), item.start, item.end) for item in videos.items
-        ]
-        for name, videos in (lists | others).items()
-    }
-    rows = {name: [_row(item, answers, videos.labels) for item in videos.items] for name, videos in lists.items()}
+    contents = {name: found["sha256"] for name, found in answers.items() if "sha256" in found}
+    lines, said = entries(lists | others, contents)
+    rows = _rows(lists, answers, contradictions(lines))
     return {
-        "path": _text(path),
+        "path": as_text(path),
         "decoder": decoder,
         "clips": sum(len(part_rows) for part_rows in rows.values()),
         "bad": [
-            {"part": name, "path": row["path"], "reason": row["reason"]}
+            {"part": name} | {key: row[key] for key in ("path", "reason")}
             for name, part_rows in rows.items()
             for row in part_rows
             if "reason" in row
         ],
-        "parts": {name: _describe_part(videos, rows[name], keys[name]) for name, videos in lists.items()},
-        "shared": _shared(lists, lists | others, keys),
-        "notes": notes,
+        "parts": {name: _describe_part(videos, rows[name], lines[name]) for name, videos in lists.items()},
+        "shared": list(shared(lines, lists)),
+        "notes": notes + said,
     }
 
 
@@ -120,8 +117,8 @@ def _answers(
     segments: dict[str, set[tuple[float | None, float | None]]] = defaultdict(set)
     for videos in lists.values():
         for item in videos.items:
-            segments[_text(item.path)].add((item.start, item.end))
-    paths = {_text(item.path): item.path for videos in (lists | others).values() for item in videos.items}
+            segments[as_text(item.path)].add((item.start, item.end))
+    paths = {as_text(item.path): item.path for videos in (lists | others).values() for item in videos.items}
     sizes = {name: _bytes(path) for name, path in paths.items()}
     occurring = Counter(sizes.values())
     jobs: list[Answer] = [
@@ -158,21 +155,38 @@ def _bytes(path: Path) -> int | None:
         return -1
 
 
-def _row(item: Item, answers: dict[str, Answer], labels: Sequence[str]) -> dict[str, Any]:
-    """One line of the report: path, class, and either a reason or what the video holds."""
-    found = answers[_text(item.path)]
-    row: dict[str, Any] = {"path": _text(item.path), "label": None if item.label is None else labels[item.label]}
+def _rows(
+    lists: dict[str, VideoList], answers: dict[str, Answer], wrong: dict[tuple[str, int], str]
+) -> dict[str, list[dict[str, Any]]]:
+    """The lines of the report, by part; `wrong` is by part and place."""
+    return {
+        name: [_row(item, answers, videos.labels, wrong.get((name, place))) for place, item in enumerate(videos.items)]
+        for name, videos in lists.items()
+    }
+
+
+def _row(item: Item, answers: dict[str, Answer], labels: Sequence[str], wrong: str | None) -> dict[str, Any]:
+    """One line of the report: path, class, and either a reason or what the video holds.
+
+    Args:
+        wrong: the reason of a file that can be read.
+    """
+    found = answers[as_text(item.path)]
+    row: dict[str, Any] = {
+        "path": as_text(item.path),
+        "label": None if item.label is None else as_text(labels[item.label]),
+    }
     if (item.start, item.end) != (None, None):
         row |= {"start": item.start, "end": item.end}
     frames = found.get("counts", {}).get((item.start, item.end), found.get("frames"))
-    reason = found.get("reason", frames if isinstance(frames, str) else None)
+    reason = found.get("reason", frames if isinstance(frames, str) else wrong)
     if reason is not None:
-        return row | {"reason": _text(reason), "missing": found.get("missing", False)}
+        return row | {"reason": reason, "missing": found.get("missing", False)}
     row |= {"frames": frames} | {name: found[name] for name in ("width", "height", "fps")}
     return row | ({"promised": item.frames} if item.frames is not None else {})
 
 
-def _describe_part(videos: VideoList, rows: list[dict[str, Any]], keys: list[Key]) -> dict[str, Any]:
+def _describe_part(videos: VideoList, rows: list[dict[str, Any]], lines: list[Entry]) -> dict[str, Any]:
     """What the report says of a part.
 
     Keys: `format`, `notes`, `clips`; `labels` (clips of each class), `unlabelled`; `frames` (least, median, most),
@@ -185,9 +199,9 @@ def _describe_part(videos: VideoList, rows: list[dict[str, Any]], keys: list[Key
     missing = sum(row.get("missing", False) for row in rows)
     return {
         "format": videos.format,
-        "notes": videos.notes,
+        "notes": [as_text(note) for note in videos.notes],
         "clips": len(rows),
-        "labels": {name: counts[name] for name in videos.labels},
+        "labels": {name: counts[name] for name in map(as_text, videos.labels)},
         "unlabelled": counts[None],
         "frames": _spread([row["frames"] for row in good]),
         "fps": _tally(f"{row['fps']:g}" for row in good),
@@ -195,35 +209,9 @@ def _describe_part(videos: VideoList, rows: list[dict[str, Any]], keys: list[Key
         "missing": missing,
         "missing_share": missing / len(rows),
         "miscounted": [row for row in good if row.get("promised", row["frames"]) != row["frames"]],
-        "duplicates": _duplicates(rows, keys),
+        "duplicates": duplicates([line for line, row in zip(lines, rows, strict=True) if "reason" not in row]),
         "rows": rows,
     }
-
-
-def _duplicates(rows: list[dict[str, Any]], keys: list[Key]) -> list[list[str]]:
-    groups: dict[Key, list[str]] = defaultdict(list)
-    for row, key in zip(rows, keys, strict=True):
-        if "reason" not in row:
-            groups[key].append(row["path"])
-    return [paths for paths in groups.values() if len(paths) > 1]
-
-
-def _shared(
-    lists: dict[str, VideoList], everything: dict[str, VideoList], keys: dict[str, list[Key]]
-) -> list[dict[str, Any]]:
-    """Videos of the checked parts that another part has, too; each pair of parts once."""
-    shared = []
-    names = list(everything)
-    for place, other in enumerate(names):
-        of_other = {key: item.path for key, item in zip(keys[other], everything[other].items, strict=True)}
-        for name in names[:place]:
-            if name not in lists and other not in lists:
-                continue
-            for key, item in zip(keys[name], everything[name].items, strict=True):
-                if (twin := of_other.get(key)) is not None:
-                    same = "path" if twin == item.path else "content"
-                    shared.append({"parts": [name, other], "paths": [_text(item.path), _text(twin)], "same": same})
-    return shared
 
 
 def _spread(values: list[int]) -> dict[str, float]:
@@ -232,8 +220,3 @@ def _spread(values: list[int]) -> dict[str, float]:
 
 def _tally(values: Iterable[str]) -> dict[str, int]:
     return dict(Counter(values).most_common(10))
-
-
-def _text(path: str | Path) -> str:
-    """A path as text that every terminal and file takes: bytes that are no UTF-8 are written out."""
-    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
