@@ -93,7 +93,7 @@ class PromptPack:
             )
 
     def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whole or not at all."""
+        """Write one safetensors file, whole or not at all; equal packs are equal files."""
         tensors = {f"head.{name}": array for name, array in self.head.items()} | dict(self.changes)
         for block, (key, value) in self.kv.items():
             tensors |= {f"kv.{block}.key": key, f"kv.{block}.value": value}
@@ -112,6 +112,7 @@ class PromptPack:
         }
         with atomic(path) as temporary:
             save_file(tensors, temporary, metadata=header)
+            _sort_metadata(temporary)
 
     @classmethod
     def load(cls, path: str | Path) -> PromptPack:
@@ -150,6 +151,17 @@ class PromptPack:
             raise PackError(f"{path} lacks a part of a pack", found=str(error), fix="write it again") from None
         except AptEdgeError as error:
             raise PackError(f"{path}: {error}") from None
+
+
+def _sort_metadata(path: Path) -> None:
+    """Write a file's metadata again in the order of their names: safetensors leaves it to chance."""
+    with path.open("r+b") as file:
+        size = int.from_bytes(file.read(8), "little")
+        header = json.loads(file.read(size))
+        header["__metadata__"] = dict(sorted(header["__metadata__"].items()))
+        text = json.dumps(header, ensure_ascii=False, separators=(",", ":")).encode()
+        file.seek(8)
+        file.write(text.ljust(size))
 
 
 def _folded(tensors: Mapping[str, np.ndarray]) -> dict[int, FoldedKV]:

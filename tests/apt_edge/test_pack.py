@@ -30,6 +30,19 @@ def test_a_pack_gives_the_trained_models_logits(tiny_vit, tiny_clips, tmp_path, 
     assert set(pack.tokens.values()) <= {settings.get("tokens")}
 
 
+def test_equal_packs_are_equal_files(tiny_vit, tmp_path):
+    pack = tiny_pack(tiny_vit, tokens=4)
+    pack = dataclasses.replace(pack, labels=("gehen (müde)", "läuft", "走る", 'a "b" \\ c', "caf\udce9"))
+    files = set()
+    for number in range(5):  # ten names in a random order
+        pack.save(tmp_path / f"{number}.safetensors")
+        files.add((tmp_path / f"{number}.safetensors").read_bytes())
+    assert len(files) == 1
+    loaded = PromptPack.load(tmp_path / "0.safetensors")
+    assert loaded.labels == pack.labels
+    assert np.array_equal(loaded.kv[1].key, pack.kv[1].key)
+
+
 def test_apt_packs_store_what_the_heads_share_once(tiny_vit):
     assert tiny_pack(tiny_vit, "apt", tokens=4).kv[0].key.shape == (1, 4, 32)
     assert tiny_pack(tiny_vit, "vpt-deep", tokens=4).kv[0].key.shape == (2, 4, 32)
