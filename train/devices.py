@@ -14,14 +14,19 @@ from apt_edge.runtime.machine import usable_cores
 MOST_WORKERS = 8  # each holds two batches of clips ready
 
 
-def add_device_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add `--device` and `--workers`: they change the speed of a run and no recipe holds them."""
+def add_device_arguments(parser: argparse.ArgumentParser, by_recipe: bool = False) -> None:
+    """Add `--device` and `--workers`: they change the speed of a run and no recipe holds them.
+
+    With `by_recipe` the default of `--workers` is None: it is `default_workers` of each run's recipe.
+    """
+    exception = ", none where views are kept (augment.views), as each clip is decoded only once" if by_recipe else ""
     parser.add_argument("--device", choices=["cpu", "cuda"], help="default: cuda where there is one, else cpu")
     parser.add_argument(
         "--workers",
         type=int,
-        default=spare_cores(),
-        help=f"processes that decode ahead, 0 decodes in this one; default: one a core, {MOST_WORKERS} at most",
+        default=None if by_recipe else spare_cores(),
+        help="processes that decode ahead, 0 decodes in this one; "
+        f"default: one a core, {MOST_WORKERS} at most{exception}",
     )
 
 

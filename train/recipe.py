@@ -14,6 +14,8 @@ from pydantic import Field, ValidationError, create_model, field_validator, mode
 
 from apt_edge.clip import IMAGENET_MEAN, IMAGENET_STD, ClipSpec
 from apt_edge.config import Strict
+from apt_edge.errors import ConfigError
+from apt_edge.files import as_text
 from apt_edge.methods import METHODS
 from train.engine.randaug import parse_randaug
 
@@ -195,7 +197,9 @@ class Recipe(Strict):
     Attributes:
         name: of the run; its files go to `runs/<name>`.
         seed: of the initial weights, the order of the clips, dropout and augmentation.
-        backbone: `nano` (embedded), a canonical .safetensors file, or `random:<size>`.
+        backbone: `nano` (embedded), weights in any layout that `apt_edge.backbone.checkpoints.load_backbone` reads
+            (a canonical .safetensors file, a published checkpoint's file or folder, owner/name on the Hugging Face
+            hub), or `random:<size>`.
         method: `name` and the arguments of that method's constructor, defaults filled in.
     """
 
@@ -233,13 +237,23 @@ class Recipe(Strict):
         return {key: value for key, value in self.method.items() if key != "name"}
 
     def to_toml(self) -> str:
-        """The recipe with every default written out; reading it gives an equal recipe."""
+        """The recipe with every default written out; reading it gives an equal recipe.
+
+        Raises:
+            ConfigError: a path in it is not UTF-8, as TOML is.
+        """
         data = self.model_dump(mode="json")
         lines = [f"{key} = {toml_text(value)}" for key, value in data.items() if not isinstance(value, dict)]
         for table, values in data.items():
             if isinstance(values, dict):
                 lines += ["", f"[{table}]"]
                 lines += [f"{key} = {toml_text(value)}" for key, value in values.items() if value is not None]
+        if wrong := next((line for line in lines if as_text(line) != line), None):
+            raise ConfigError(
+                "a recipe cannot hold what is not UTF-8",
+                found=as_text(wrong),
+                fix="give the path of a symbolic link with another name",
+            )
         return "\n".join(lines) + "\n"
 
 

@@ -141,13 +141,15 @@ def test_an_unreadable_clip_has_no_prefix_and_is_tried_again(
     assert "gone.mp4" in capsys.readouterr().err
 
 
-def test_nothing_readable_stops_before_everything_is_tried(task: Task, tmp_path: Path) -> None:
+def test_what_stands_at_the_head_of_a_list_decides_nothing(task: Task, tmp_path: Path) -> None:
     recipe = task.recipe(f"cache.folder={tmp_path.as_posix()}")
-    clips = Clips([Item(tmp_path / f"{n}.mp4", 0) for n in range(100)], recipe.clip.spec(), recipe.augment)
-    with pytest.raises(VideoError, match=r"no clip of the first 32 can be read\n.*0\.mp4 does not exist"):
-        prefixes(recipe, clips=clips)
-    with pytest.raises(VideoError, match=r"no clip of the test list can be read"):
-        prefixes(recipe, clips=Clips(clips.items[:3], recipe.clip.spec(), recipe.augment))
+    gone = [Item(tmp_path / f"{n}.mp4", 0) for n in range(100)]
+    gone[0] = Item(tmp_path / f"{'long' * 100}.mp4", 0)  # no file system asks for such a name without an error
+    items = [*gone, *read_items(recipe.data, "train").items[:2]]
+    kept = prefixes(recipe, clips=Clips(items, recipe.clip.spec(), recipe.augment))
+    assert kept.readable_M.tolist() == [False] * 100 + [True] * 2
+    with pytest.raises(VideoError, match=r"no clip of the test list can be read\n.*long\.mp4: "):
+        prefixes(recipe, clips=Clips(gone, recipe.clip.spec(), recipe.augment))
 
 
 def test_kept_views_know_the_classes_of_flipped_draws(task: Task, tmp_path: Path) -> None:

@@ -350,10 +350,27 @@ def test_an_unreadable_validation_clip_is_wrong_unless_it_is_skipped(
 @pytest.mark.parametrize("views", [0, 1])
 def test_nothing_readable_stops_with_the_first_file_and_a_hint(task: Task, tmp_path: Path, views: int) -> None:
     files = {path.name: f"gone-{path.name}" for path in task.folder.glob("*.mp4")}
-    for part, what in (("train", "the training list" if views else "the first batch"), ("val", "the validation list")):
+    for part, what in (("train", "the training list" if views else "epoch 1"), ("val", "the validation list")):
         recipe = task.recipe(spoiled(task, tmp_path, part, files), f"augment.views={views}")
         with pytest.raises(VideoError, match=rf"no clip of {what} can be read\n.*gone-{part}.*\n.*data\.root"):
             trained(recipe, tmp_path / "run")
+
+
+def test_small_batches_do_not_stop_for_the_clips_of_one(
+    task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = (task.folder / "train.csv").read_text(encoding="utf-8").splitlines()
+    order = [clip for keys in Order(len(lines), 2, 3) for clip, _ in keys]
+    bad = [lines[clip].split()[0] for clip in order[:10]]
+    setting = spoiled(task, tmp_path, "train", {name: f"gone-{name}" for name in bad})
+    recipe = task.recipe(
+        setting, "augment.views=0", "optim.batch=2", "optim.epochs=1", "optim.warmup_epochs=0", "seed=3"
+    )
+    (record,), _ = trained(recipe, tmp_path / "run")
+    assert record.val_accuracy is not None
+    monkeypatch.setattr("train.engine.loop.FIRST_TRIED", 10)
+    with pytest.raises(VideoError, match="no clip of the first 10 can be read"):
+        trained(recipe, tmp_path / "stopped")
 
 
 def test_run_with_unreadable_clips_is_resumed_to_the_bit_and_remembers_them(

@@ -256,8 +256,7 @@ def add_campaign_arguments(parser: argparse.ArgumentParser) -> None:
         "--publish", type=Path, metavar="DIR", help="write tables and pictures here, not beside the runs"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    add_device_arguments(parser)
-    parser.set_defaults(workers=None)  # each run has its own
+    add_device_arguments(parser, by_recipe=True)
 
 
 def run_options(arguments: argparse.Namespace) -> list[str]:

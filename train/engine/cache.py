@@ -131,7 +131,6 @@ def _fill(
     size = max(1, FORWARD_BATCH // views)
     keys = [(index, tuple(range(views))) for index in missing]
     loader = load(clips, [keys[start : start + size] for start in range(0, len(keys), size)], workers)
-    tried = 0
     model.eval()
     with tqdm(
         total=len(keys), desc=f"frozen prefix, {unreadable.part}", unit="clip", disable=None if keys else True
@@ -146,9 +145,6 @@ def _fill(
                 tokens_MV.flush()  # on disk before it counts as done
                 done_M[place] = 1
             bar.update(len(sample.place))
-            tried += len(sample.place)
-            if tried >= FORWARD_BATCH and not done_M.any():
-                raise unreadable.nothing_left(f"the first {tried}")
 
 
 def _bytes(model: TunedModel, clips: int, views: int, cache: Cache) -> int:
@@ -159,8 +155,7 @@ def _key(model: TunedModel, clips: Clips, views: int, cache: Cache, precision: s
     """All that the numbers depend on, in words that a person can read in the entry's key.json."""
     files = hashlib.sha256()
     for index, item in enumerate(clips.items):
-        stat = item.path.stat() if item.path.exists() else None  # what is missing is reported when it is read
-        what = (item.path, item.start, item.end, stat and (stat.st_size, stat.st_mtime_ns), clips.flips(index))
+        what = (item.path, item.start, item.end, _version(item.path), clips.flips(index))
         files.update(f"{what}".encode())
     source = hashlib.sha256("".join(inspect.getsource(module) for module in SOURCES).encode())
     return {
@@ -178,6 +173,15 @@ def _key(model: TunedModel, clips: Clips, views: int, cache: Cache, precision: s
         "packages": versions(PACKAGES),
         "source": source.hexdigest(),
     }
+
+
+def _version(path: Path) -> tuple[int, int] | None:
+    """Size and time of a file; None when it is not there, which is told when it is read."""
+    try:
+        stat = path.stat()
+    except OSError:
+        return None
+    return stat.st_size, stat.st_mtime_ns
 
 
 def _reserve(entry: Path, clips: int, need: int, cache: Cache) -> None:

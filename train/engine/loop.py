@@ -28,6 +28,7 @@ from train.engine.validation import validate
 from train.recipe import Recipe
 
 IGNORED = -100  # the class that `cross_entropy` passes over
+FIRST_TRIED = 64  # clips of a shuffled list: when none of them can be read, hardly any can
 
 
 class DivergedError(AptEdgeError):
@@ -54,7 +55,7 @@ def fit(
 
     Raises:
         DivergedError: the loss or a weight is not a number; the last checkpoint stays.
-        VideoError: nothing can be read of the first step, or of a whole epoch or validation.
+        VideoError: nothing can be read of the first 64 clips, or of a whole epoch or validation.
         AptEdgeError: a checkpoint cannot be written.
     """
     return _Fit(model, train, val, recipe, folder, accelerator, checkpoint_minutes, skip_bad, state).run()
@@ -187,8 +188,9 @@ class _Fit:
     def _finish_step(self, sums: Tensor) -> None:
         self.sums = [old + new for old, new in zip(self.sums, sums.tolist(), strict=True)]
         self.step += 1
-        if not (self.sums[2] or self.history):
-            raise self.train.unreadable.nothing_left("the first batch")
+        tried = self.step * self.recipe.optim.batch
+        if tried >= FIRST_TRIED and not (self.sums[2] or self.history):
+            raise self.train.unreadable.nothing_left(f"the first {tried}")
         within = self.step % self.train.order.steps
         if within and time.monotonic() - self.saved >= self.checkpoint_seconds:
             self._save()
