@@ -39,19 +39,29 @@ def fetch(name: str) -> Path:
     except LocalEntryNotFoundError:
         raise BackboneError(
             f"{name} is neither a path here, nor in the cache of the Hugging Face hub, and the hub cannot be reached",
-            fix=f"run `hf download {name}` where there is a network and copy the folder here, or give another path",
+            fix=f"if a path is meant: {_look(name)}; if a name on the hub: run `hf download {name}` where there is a "
+            "network and copy the folder here",
         ) from None
     except (HfHubHTTPError, HFValidationError) as error:
         raise BackboneError(
             f"{name} is not a path here, and the Hugging Face hub does not give it",
             found=str(error).strip().split("\n")[-1],
-            fix="check the name; for what is not public: hf auth login",
+            fix=f"if a path is meant: {_look(name)}; if a name on the hub: check it, and for what is not public: "
+            "hf auth login",
         ) from None
     if found is None:
         raise BackboneError(
             f"the repository {name} has no weights", found=f"none of {', '.join(WEIGHTS)}", fix="give another one"
         )
     return found
+
+
+def _look(name: str) -> str:
+    """Where a mistyped relative path ends to be true."""
+    folder = Path(name).parent
+    if not folder.is_dir():
+        return f"there is no folder {folder} here"
+    return f"the folder {folder} here holds {', '.join(sorted(p.name for p in folder.iterdir())[:8]) or 'nothing'}"
 
 
 def _get(name: str, cached: bool) -> Path | None:
@@ -79,12 +89,20 @@ def _file(name: str, file: str, cached: bool) -> Path | None:
 
 
 def shards(index: Path) -> list[str]:
-    """Names of the files that an index lists; they lie beside it.
+    """Names of the files that an index lists; they lie beside it, and are never found elsewhere.
 
     Raises:
-        BackboneError: not an index.
+        BackboneError: not an index, or one that names anything but plain files of weights.
     """
     try:
-        return sorted({str(name) for name in json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()})
-    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        wrong = [name for name in names if not re.fullmatch(r"[^/\\\0:]+\.(safetensors|bin)", name)]
+    except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
         raise BackboneError(f"{index} is not an index of weights", found=str(error), fix="copy it again") from None
+    if wrong or not names:
+        raise BackboneError(
+            f"{index} names other things than files of weights beside it",
+            found=str(wrong[0]) if wrong else "nothing at all",
+            fix="an index lists .safetensors or .bin files of its own folder: copy it again",
+        )
+    return names

@@ -8,16 +8,21 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from apt_edge.backbone import hub
+from apt_edge.backbone.kinds import is_safetensors, refuse_foreign
 from apt_edge.backbone.unpickle import read_pickle
 from apt_edge.errors import BackboneError
 
 WRAPPERS = ("module", "model", "state_dict")  # DeepSpeed's first: it keeps the run's own things beside it
 DEEPSPEED = "mp_rank_00_model_states.pt"
 ARGUMENTS = "final_args.json"
+# Integers stand beside the weights, as counters and indices.
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+DENSE = (*FLOATS, torch.bool, torch.uint8, torch.int8, torch.int16, torch.int32, torch.int64)
 
 
 @dataclass(frozen=True)
@@ -50,10 +55,19 @@ def locate(source: str | Path) -> Path:
     path = Path(source)
     if path.is_file():
         return path
-    if path.is_dir():
+    if path.is_dir() and str(source):
         return _in_folder(path)
     if hub.is_hub_name(str(source)):
         return hub.fetch(str(source))
+    name, at, revision = str(source).rpartition("@")
+    if at and hub.is_hub_name(name):
+        raise BackboneError(
+            "revisions of a repository on the hub are not supported",
+            found=str(source),
+            fix=f"run `hf download {name} --revision {revision} --local-dir FOLDER` and give that folder",
+        )
+    if not str(source):
+        raise BackboneError("no backbone is named", fix="give a checkpoint's file or folder, or an embedded one: nano")
     raise BackboneError(
         f"there are no backbone weights at {path}",
         fix="give a checkpoint's file or folder, a name on the Hugging Face hub (owner/name), or an embedded one: nano",
@@ -99,10 +113,13 @@ def read(path: Path) -> Stored:
                     f"{path.name} names a file that is not there", found=str(path.parent / name), fix="copy it too"
                 )
             tensors |= read(path.parent / name).tensors
-    elif path.suffix == ".safetensors" or _is_safetensors(path):
-        tensors, header = read_safetensors(path)
     else:
-        tensors, beside, args = _unwrapped(path, read_pickle(path))
+        refuse_foreign(path)
+        if path.suffix == ".safetensors" or is_safetensors(path):
+            tensors, header = read_safetensors(path)
+        else:
+            tensors, beside, args = _unwrapped(path, read_pickle(path))
+        _refuse_sparse(path, tensors)
     return Stored(
         path=path,
         tensors=tensors,
@@ -124,31 +141,48 @@ def read_safetensors(path: Path) -> tuple[dict[str, Tensor], Mapping[str, str]]:
         ) from None
 
 
-def _is_safetensors(path: Path) -> bool:
-    """By its first bytes: eight of the header's length, then JSON."""
-    with path.open("rb") as file:
-        return file.read(9)[8:] == b"{"
+def _refuse_sparse(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Whatever is no plain array of numbers: meta, sparse, nested, complex, quantised, 8 bits."""
+    for name, tensor in tensors.items():
+        kind = next((kind for kind in ("meta", "sparse", "nested", "quantized") if getattr(tensor, f"is_{kind}")), "")
+        if kind or tensor.layout != torch.strided or tensor.dtype not in DENSE:
+            raise BackboneError(
+                f"{path} holds tensors that are no plain arrays of numbers",
+                found=f"{name}: {kind or tensor.layout}, {tensor.dtype}",
+                fix="save the weights as dense float16, bfloat16, float32 or float64",
+            )
 
 
 def _unwrapped(path: Path, tree: Any) -> tuple[dict[str, Tensor], list[str], Mapping[str, Any]]:
     """Tensors by name, names of what stands beside them, and the arguments of the run when they are kept there."""
+    wrappers = _wrappers(tree)
+    if wrappers is None:
+        some = f" of {', '.join(map(str, list(tree)[:6]))}" if isinstance(tree, Mapping) else ""
+        raise BackboneError(
+            f"{path} holds no tensors by name",
+            found=f"a {type(tree).__name__}{some}",
+            fix=f"PyTorch's tensors (not numpy's arrays) must stand in the file itself or under {', '.join(WRAPPERS)}: "
+            "save them so with torch.save",
+        )
     beside: list[str] = []
     args: Mapping[str, Any] = {}
-    while isinstance(tree, Mapping):
-        wrapper = next((name for name in WRAPPERS if isinstance(tree.get(name), Mapping)), None)
-        if wrapper is None:
-            tensors = {str(name): value for name, value in tree.items() if isinstance(value, Tensor)}
-            if not tensors:
-                break
-            return tensors, beside + [str(name) for name in tree if str(name) not in tensors], args
+    for wrapper in wrappers:
         kept = tree.get("args")
         args = args or (kept if isinstance(kept, Mapping) else getattr(kept, "__dict__", {}))
         beside += [str(name) for name in tree if name != wrapper]
         tree = tree[wrapper]
-    found = f"a {type(tree).__name__}" + (
-        f" of {', '.join(map(str, list(tree)[:6]))}" if isinstance(tree, dict) else ""
-    )
-    raise BackboneError(f"{path} holds no tensors by name", found=found, fix="give a checkpoint of a model")
+    tensors = {str(name): value for name, value in tree.items() if isinstance(value, Tensor)}
+    return tensors, beside + [str(name) for name in tree if str(name) not in tensors], args
+
+
+def _wrappers(tree: Any, most: int = len(WRAPPERS)) -> list[str] | None:
+    """The names that lead to the tensors, at most so many one in the other; None when nothing does."""
+    if not isinstance(tree, Mapping):
+        return None
+    for name in WRAPPERS if most else ():
+        if (inner := _wrappers(tree.get(name), most - 1)) is not None:
+            return [name, *inner]
+    return [] if any(isinstance(value, Tensor) for value in tree.values()) else None
 
 
 def _json(path: Path) -> Mapping[str, Any]:
@@ -157,7 +191,7 @@ def _json(path: Path) -> Mapping[str, Any]:
         return {}
     try:
         data = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise BackboneError(f"{path} is not readable JSON", found=str(error), fix="copy it again") from None
     if not isinstance(data, dict):
         raise BackboneError(f"{path} holds no settings", found=type(data).__name__, fix="copy it again")
