@@ -7,9 +7,10 @@ import csv
 import hashlib
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from apt_edge.backbone.checkpoints import load_backbone
 from apt_edge.backbone.folded import FoldedModel, folded_model
 from apt_edge.clip import ClipSpec
 from apt_edge.errors import ConfigError, VideoError, run_tool
-from apt_edge.files import atomic, write_json
+from apt_edge.files import as_text, atomic, write_json
 from apt_edge.pack import PromptPack
 from apt_edge.runtime.machine import versions
 from apt_edge.video.decode import DECODERS
@@ -130,19 +131,32 @@ def preprocessing(spec: ClipSpec, views: Views, decoder: str) -> dict[str, Any]:
     return {**said, "fingerprint": hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()}
 
 
-def save_evaluation(evaluation: Evaluation, folder: Path, predictions: Path | None = None) -> None:
-    """Write predictions.jsonl, per_class.csv, per_class.png and confusion.png; `predictions` is another place."""
-    write_predictions(
-        predictions or folder / "predictions.jsonl", evaluation.verdicts, evaluation.labels, evaluation.views
-    )
-    with atomic(folder / "per_class.csv") as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
+def save_evaluation(
+    evaluation: Evaluation, folder: Path, name: str = "evaluation", predictions: Path | None = None
+) -> None:
+    """Write predictions.jsonl, per_class.csv, per_class.png and confusion.png.
+
+    Args:
+        evaluation: what to write.
+        folder: where to.
+        name: of the JSON that they stand beside: of `on-train`, they are on-train.predictions.jsonl and so on.
+        predictions: another place for these.
+    """
+    prefix = "" if name == "evaluation" else f"{name}."
+    place = predictions or folder / f"{prefix}predictions.jsonl"
+    write_predictions(place, evaluation.verdicts, evaluation.labels, evaluation.views)
+    per_class = evaluation.per_class
+    with (
+        atomic(folder / f"{prefix}per_class.csv") as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
         table = csv.writer(file)
         table.writerow(["class", "clips", "right", "accuracy"])
-        table.writerows([name, clips, right, right / clips] for name, (clips, right) in evaluation.per_class.items())
+        table.writerows([as_text(name), clips, right, right / clips] for name, (clips, right) in per_class.items())
     save_per_class(
-        {name: right / clips for name, (clips, right) in evaluation.per_class.items()}, folder / "per_class.png"
+        {name: right / clips for name, (clips, right) in per_class.items()}, folder / f"{prefix}per_class.png"
     )
-    save_confusion(evaluation.confusion, evaluation.labels, folder / "confusion.png")
+    save_confusion(evaluation.confusion, evaluation.labels, folder / f"{prefix}confusion.png")
 
 
 def describe(evaluation: Evaluation) -> str:
@@ -159,7 +173,7 @@ def describe(evaluation: Evaluation) -> str:
     if result["unreadable"]:
         counted = "left out" if evaluation.skip_bad else "counted as wrong"
         lines.append(f"unreadable         {result['unreadable']}, {counted}")
-    lines.append(f"weakest classes    {', '.join(f'{label} {part:.0%}' for label, part in worst)}")
+    lines.append(f"weakest classes    {', '.join(f'{as_text(label)} {part:.0%}' for label, part in worst)}")
     lines.append(f"preprocessing      {result['preprocessing']['fingerprint'][:12]}")
     return "\n".join(lines)
 
@@ -171,24 +185,67 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--part", choices=["train", "val", "test"], default="val", help="default %(default)s")
     parser.add_argument("--views", help="clips along time x crops, such as 5x3; default: those of the pack's run")
     parser.add_argument("--skip-bad", action="store_true", help="leave out what cannot be read; else it is wrong")
-    parser.add_argument("--format", choices=FORMATS, help="of the list, default: found out")
-    parser.add_argument("--split", type=int, choices=[1, 2, 3], default=1, help="of UCF101 and HMDB51")
+    parser.add_argument("--format", choices=FORMATS, help="of the list; default: that of the pack's run, or found out")
+    parser.add_argument(
+        "--split", type=int, choices=[1, 2, 3], help="of UCF101 and HMDB51; default: that of the pack's run"
+    )
     parser.add_argument("--labels", help="file of class names, default: found beside the list")
     parser.add_argument("--root", help="folder that relative paths start at, default: found out")
-    parser.add_argument("--decoder", choices=DECODERS, default="pyav", help="of video files, default %(default)s")
+    parser.add_argument("--decoder", choices=DECODERS, help="of video files; default: that of the pack's run")
     parser.add_argument("--backbone", help="backbone weights, if they are not where the pack's run had them")
-    parser.add_argument("--out", type=Path, help="write the figures here as JSON; tables and pictures go beside it")
+    parser.add_argument(
+        "--out",
+        type=Path,
+        help="write the figures here as JSON, in a folder as evaluation.json; tables and pictures go beside it",
+    )
     parser.add_argument("--predictions", type=Path, help="write predictions here, as a table if it ends in .csv")
     parser.add_argument("--json", action="store_true", help="print JSON")
     add_device_arguments(parser)
     return parser.parse_args()
 
 
+def _as_the_run(arguments: argparse.Namespace, training: Mapping[str, Any]) -> None:
+    """Give split, decoder and format the values that the pack's run had, where no others are asked for."""
+    for name, usual in (("split", 1), ("decoder", "pyav"), ("format", None)):
+        of_run, asked = training.get(name, usual), getattr(arguments, name)
+        if asked is None:
+            setattr(arguments, name, of_run)
+        elif of_run not in (None, asked):
+            what = "; it may have trained on these videos" if name == "split" else ""
+            said = f"the {name} of the pack's run is {of_run}, that of this evaluation {asked}{what}"
+            print(f"train.evaluate: warning: {said}", file=sys.stderr)
+
+
+def _out_file(path: Path) -> Path:
+    """Where the figures go; raises ConfigError where they would replace those of the tuning run."""
+    path = path / "evaluation.json" if path.is_dir() else path
+    if path.name == "evaluation.json" and (path.parent / "recipe.toml").exists():
+        raise ConfigError(
+            f"{path} is what the tuning run measured",
+            fix=f"name another file, such as {path.with_name('again.json')}",
+        )
+    return path
+
+
+def _require_writable(path: Path) -> None:
+    """Make the folder of a file; raises ConfigError or OSError when the file could not be written there."""
+    wrong = path if path.is_dir() else path.parent
+    if path.is_dir() or (wrong.exists() and not wrong.is_dir()):
+        raise ConfigError(f"{path} cannot be written", found=f"{wrong} is a {'folder' if path.is_dir() else 'file'}")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryFile(dir=path.parent):
+        pass
+
+
 def main() -> None:
     """Parse, evaluate, print."""
     arguments = _arguments()
     device = choose_device(arguments.device)
+    out = _out_file(arguments.out) if arguments.out else None
+    for path in filter(None, (out, arguments.predictions)):
+        _require_writable(path)
     pack = PromptPack.load(arguments.pack)
+    _as_the_run(arguments, pack.training)
     views = Views.parse(arguments.views or pack.training.get("views", "1x1"))
     views.check(pack.clip)
     videos = read_list(
@@ -199,9 +256,10 @@ def main() -> None:
         labels=arguments.labels,
         root=arguments.root,
     )
+    videos = match_labels(videos, pack.labels)
     for note in videos.notes:
         print(f"train.evaluate: {note}", file=sys.stderr)
-    items = match_labels(videos, pack.labels)
+    items = videos.items
     if unlabelled := [item for item in items if item.label is None]:
         raise ConfigError(
             f"{arguments.list} does not say the class of {len(unlabelled)} of its {len(items)} videos",
@@ -213,9 +271,9 @@ def main() -> None:
     clips = Clips(items, pack.clip, decoder=arguments.decoder)
     evaluation = evaluate(model, clips, pack.labels, device, arguments.workers, views, arguments.skip_bad)
     result = {"pack": arguments.pack, "list": arguments.list, "method": pack.method, **evaluation.to_dict()}
-    if arguments.out:
-        write_json(arguments.out, result)
-        save_evaluation(evaluation, arguments.out.parent, arguments.predictions)
+    if out:
+        write_json(out, result)
+        save_evaluation(evaluation, out.parent, out.name.removesuffix(".json"), arguments.predictions)
     elif arguments.predictions:
         write_predictions(arguments.predictions, evaluation.verdicts, pack.labels, views)
     print(json.dumps(result, indent=2) if arguments.json else describe(evaluation))

@@ -10,19 +10,20 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
+from torch.utils.data import DataLoader, Dataset
 
 from apt_edge.backbone.folded import FoldedModel
-from apt_edge.errors import AptEdgeError
-from apt_edge.files import atomic
-from apt_edge.video.preprocess import normalise
+from apt_edge.clip import ClipSpec
+from apt_edge.errors import AptEdgeError, reason_of
+from apt_edge.files import as_text, atomic
+from apt_edge.video.preprocess import gain_and_offset
 from apt_edge.video.views import Views, load_view
-from train.engine.data import Clips, Sample, load, shuffle_frames
+from train.engine.data import Clips, load, shuffle_frames
 from train.engine.order import FORWARD_BATCH, Key
 
 TOP = 5
@@ -53,24 +54,36 @@ class Verdict:
         return self.top[:1] == (self.label,)
 
 
-class _ViewClips(Dataset[Sample]):
+class _Crops(NamedTuple):
+    """The crops of one clip along time; in a batch every field has one more axis.
+
+    Attributes:
+        pixels: uint8 `[V, T, S, S, C]`: workers hold whole batches ready, and float32 would be four times as much.
+        place: of the video in its list.
+        reason: why it cannot be read; empty when it can.
+    """
+
+    pixels: Tensor
+    place: Tensor
+    reason: str | list[str]
+
+
+class _ViewClips(Dataset[_Crops]):
     """The crops of one clip along time of a video, indexed by `(video, (clip,))`."""
 
     def __init__(self, clips: Clips, views: Views) -> None:
         self.clips, self.views = clips, views
 
-    def __getitem__(self, key: Key) -> Sample:
+    def __getitem__(self, key: Key) -> _Crops:
         """A file that cannot be read is told as text: raised in a worker, the error would drown in a traceback."""
         place, (clip,) = key
         item, spec = self.clips.items[place], self.clips.spec
-        labels = torch.full((self.views.crops,), item.label or 0)
         try:
-            crops = load_view(item, spec, self.views, clip, self.clips.decoder)
+            crops_VTSSC = load_view(item, spec, self.views, clip, self.clips.decoder)
         except (AptEdgeError, OSError) as error:
-            nothing = torch.zeros(self.views.crops, *spec.shape)
-            return Sample(nothing, labels, torch.tensor(place), torch.tensor(False), _reason(error))
-        views = torch.from_numpy(np.stack([normalise(crop, spec) for crop in crops]))
-        return Sample(views, labels, torch.tensor(place), torch.tensor(True), "")
+            nothing = torch.zeros(self.views.crops, spec.frames, spec.size, spec.size, 3, dtype=torch.uint8)
+            return _Crops(nothing, torch.tensor(place), reason_of(error, item.path))
+        return _Crops(torch.from_numpy(crops_VTSSC), torch.tensor(place), "")
 
 
 def verdicts(
@@ -81,10 +94,10 @@ def verdicts(
     size = max(1, FORWARD_BATCH // views.crops)
     batches = [keys[start : start + size] for start in range(0, len(keys), size)]
     total_K, seen, reason = np.zeros(1), 0, ""  # of the video whose clips are being seen
-    for sample in load(_ViewClips(clips, views), batches, workers):
-        scores_BK, shuffled_B = _scores(model, sample, views == Views(), device)
-        for index, place in enumerate(sample.place.tolist()):
-            total_K, seen, reason = total_K + scores_BK[index], seen + 1, reason or sample.reason[index]
+    for crops in cast("DataLoader[_Crops]", load(_ViewClips(clips, views), batches, workers)):
+        scores_BK, shuffled_B = _scores(model, crops, clips.spec, views == Views(), device)
+        for index, place in enumerate(crops.place.tolist()):
+            total_K, seen, reason = total_K + scores_BK[index], seen + 1, reason or crops.reason[index]
             if seen < views.clips:
                 continue
             item = clips.items[place]
@@ -100,23 +113,24 @@ def verdicts(
 
 
 @torch.no_grad()
-def _scores(model: FoldedModel, sample: Sample, shuffle: bool, device: torch.device) -> tuple[np.ndarray, list[int]]:
+def _scores(
+    model: FoldedModel, crops: _Crops, spec: ClipSpec, shuffle: bool, device: torch.device
+) -> tuple[np.ndarray, list[int]]:
     """Softmax summed over the crops, float64 `[B, K]`, and the likeliest classes of the frames in random order."""
-    views_BVCTSS: Tensor = sample.views
-    softmax_BVK = (
-        model(views_BVCTSS.flatten(0, 1).to(device)).double().softmax(dim=1).unflatten(0, (len(views_BVCTSS), -1))
-    )
+    batch = len(crops.place)
+    clip_NCTSS = normalised(crops.pixels.flatten(0, 1).to(device), spec)  # N = B V
+    softmax_BVK = model(clip_NCTSS).double().softmax(dim=1).unflatten(0, (batch, -1))
     scores_BK = softmax_BVK.sum(dim=1).cpu().numpy()
     if not shuffle:
         return scores_BK, []
-    shuffled_BCTSS = shuffle_frames(views_BVCTSS[:, 0], sample.place)
-    return scores_BK, model(shuffled_BCTSS.to(device)).argmax(dim=1).tolist()
+    return scores_BK, model(shuffle_frames(clip_NCTSS, crops.place)).argmax(dim=1).tolist()
 
 
-def _reason(error: AptEdgeError | OSError) -> str:
-    if isinstance(error, AptEdgeError):
-        return error.wrong + (f": {error.found}" if error.found else "")
-    return str(error)
+def normalised(pixels_NTSSC: Tensor, spec: ClipSpec) -> Tensor:
+    """`apt_edge.video.preprocess.normalise` of a batch where its pixels are: the same float32 `[N, C, T, S, S]`."""
+    gain, offset = (torch.from_numpy(x).to(pixels_NTSSC.device).view(3, 1, 1, 1) for x in gain_and_offset(spec))
+    clip_NCTSS = pixels_NTSSC.permute(0, 4, 1, 2, 3).contiguous().float()
+    return clip_NCTSS.mul_(gain).add_(offset)
 
 
 def write_predictions(path: Path, found: Iterable[Verdict], labels: Sequence[str], views: Views) -> None:
@@ -140,11 +154,11 @@ def write_predictions(path: Path, found: Iterable[Verdict], labels: Sequence[str
 
 def _row(verdict: Verdict, labels: Sequence[str], views: Views) -> dict[str, Any]:
     return {
-        "path": str(verdict.path),
-        "label": labels[verdict.label],
-        "predicted": labels[verdict.top[0]] if verdict.top else None,
+        "path": as_text(verdict.path),
+        "label": as_text(labels[verdict.label]),
+        "predicted": as_text(labels[verdict.top[0]]) if verdict.top else None,
         "right": verdict.right,
         "views": str(views),
         "reason": verdict.reason or None,
-        "top": [[labels[k], p] for k, p in zip(verdict.top, verdict.probabilities, strict=True)],
+        "top": [[as_text(labels[k]), p] for k, p in zip(verdict.top, verdict.probabilities, strict=True)],
     }

@@ -62,13 +62,17 @@ def normalise(frames_TSSC: np.ndarray, spec: ClipSpec) -> np.ndarray:
     Returns:
         float32 [3, T, S, S], contiguous.
     """
-    std = np.asarray(spec.std, dtype=np.float32)
-    gain = np.float32(1 / 255) / std
-    offset = -np.asarray(spec.mean, dtype=np.float32) / std
+    gain, offset = gain_and_offset(spec)
     clip_CTSS = np.ascontiguousarray(frames_TSSC.transpose(3, 0, 1, 2), dtype=np.float32)
     clip_CTSS *= gain[:, None, None, None]
     clip_CTSS += offset[:, None, None, None]
     return clip_CTSS
+
+
+def gain_and_offset(spec: ClipSpec) -> tuple[np.ndarray, np.ndarray]:
+    """What a level is multiplied with and what is added then: float32 [3] each, one of every colour."""
+    std = np.asarray(spec.std, dtype=np.float32)
+    return np.float32(1 / 255) / std, -np.asarray(spec.mean, dtype=np.float32) / std
 
 
 def _apply(frames_THWC: np.ndarray, rows_hH: np.ndarray, columns_wW: np.ndarray) -> np.ndarray:

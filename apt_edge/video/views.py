@@ -20,6 +20,8 @@ from apt_edge.video.load import span
 from apt_edge.video.preprocess import resize, short_side, short_side_crop
 from apt_edge.video.sampling import test_indices
 
+MOST_CLIPS = 64
+
 
 @dataclass(frozen=True)
 class Views:
@@ -34,8 +36,10 @@ class Views:
     crops: int = 1
 
     def __post_init__(self) -> None:
-        if self.clips < 1 or self.crops not in (1, 3):
-            raise ConfigError("views are clips along time times crops", found=str(self), fix="use 1 or 3 crops: 5x3")
+        if not 1 <= self.clips <= MOST_CLIPS:
+            raise ConfigError(f"views have 1 to {MOST_CLIPS} clips along time", found=str(self), fix="use 5x3, or 1x1")
+        if self.crops not in (1, 3):
+            raise ConfigError("views have 1 or 3 crops", found=str(self), fix=f"use {self.clips}x1 or {self.clips}x3")
 
     def __str__(self) -> str:
         return f"{self.clips}x{self.crops}"

@@ -26,10 +26,18 @@ def test_views_are_written_as_clips_times_crops():
     assert Views.parse(str(Views())) == Views(1, 1)
 
 
-@pytest.mark.parametrize("text", ["5", "5x2", "0x3", "3x-1", "x", "5 x 3"])
-def test_other_views_are_refused(text):
-    with pytest.raises(ConfigError, match="views"):
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        *((text, "written as clips x crops") for text in ("5", "3x-1", "x", "5 x 3")),
+        *((text, "1 to 64 clips along time") for text in ("0x1", "0x3", "65x1", "1000x3")),
+        *((text, "1 or 3 crops") for text in ("5x2", "5x0")),
+    ],
+)
+def test_other_views_are_refused(text, words):
+    with pytest.raises(ConfigError, match=words):
         Views.parse(text)
+    assert Views.parse("64x3").clips == 64
 
 
 @pytest.mark.parametrize(

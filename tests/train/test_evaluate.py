@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import json
+import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -28,9 +30,9 @@ from apt_edge.video.views import Views, load_views
 from tests.conftest import TINY
 from tests.train.conftest import LABELS, Task
 from train.engine.data import Clips
-from train.evaluate import Evaluation, evaluate, main, preprocessing, save_evaluation
+from train.evaluate import Evaluation, describe, evaluate, main, preprocessing, save_evaluation
 from train.plots import save_confusion, save_per_class
-from train.scoring import Verdict, write_predictions
+from train.scoring import Verdict, _ViewClips, normalised, write_predictions
 from train.tune import tune
 
 CPU = torch.device("cpu")
@@ -215,6 +217,127 @@ def test_views_that_do_not_exist_are_refused_before_a_video_is_read(
         run(monkeypatch, tuned / "pack.safetensors", "--list", task.folder / "none.csv", "--views", "3x3")
 
 
+def test_split_and_decoder_come_from_the_run_unless_others_are_asked_for(
+    task: Task, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of three official splits of six videos, with classes in folders."""
+    root, lines = tmp_path / "UCF101", (task.folder / "val.csv").read_text(encoding="utf-8").splitlines()[:6]
+    (root / "ucfTrainTestlist").mkdir(parents=True)
+    (root / "ucfTrainTestlist" / "classInd.txt").write_text("1 red\n2 green\n3 blue\n", encoding="utf-8")
+    videos = []
+    for number, line in enumerate(lines):
+        file, label = line.split()
+        name = LABELS[int(label)]
+        video = root / "videos" / name / f"v_{name}_g0{number + 1}_c01.mp4"
+        video.parent.mkdir(parents=True, exist_ok=True)
+        video.write_bytes((task.folder / file).read_bytes())
+        videos.append(f"{name}/{video.name}")
+    for split in (1, 2, 3):
+        test, train = videos[:split], videos[split:]
+        for part, some in (("test", test), ("train", train)):
+            text = "".join(f"{video} {LABELS.index(video.split('/')[0]) + 1}\n" for video in some)
+            (root / "ucfTrainTestlist" / f"{part}list0{split}.txt").write_text(text, encoding="utf-8")
+    pack = PromptPack.load(tuned / "pack.safetensors")
+    training = {**pack.training, "split": 2, "decoder": "decord"}
+    replace(pack, training=training).save(tmp_path / "pack.safetensors")
+
+    def evaluated(*arguments: object) -> tuple[int, str, str]:
+        run(monkeypatch, tmp_path / "pack.safetensors", "--list", root, "--json", *arguments)
+        shown = capsys.readouterr()
+        result = json.loads(shown.out)
+        return result["clips"], result["preprocessing"]["decoder"], shown.err
+
+    clips, decoder, said = evaluated()
+    assert (clips, decoder) == (2, "decord")
+    assert "warning" not in said
+    clips, decoder, said = evaluated("--split", 3, "--decoder", "pyav")
+    assert (clips, decoder) == (3, "pyav")
+    assert "warning: the split of the pack's run is 2, that of this evaluation 3; it may have trained on these" in said
+    assert "warning: the decoder of the pack's run is decord, that of this evaluation pyav" in said
+    older = {name: value for name, value in pack.training.items() if name not in ("split", "decoder")}
+    replace(pack, training=older).save(tmp_path / "pack.safetensors")
+    assert evaluated()[:2] == (1, "pyav")
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names that are no UTF-8")
+def test_names_that_are_no_text_are_written(
+    task: Task, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "val" / "red").mkdir(parents=True)
+    source = (task.folder / "val-0-0.mp4").read_bytes()
+    (tmp_path / "val" / "red" / os.fsdecode(b"caf\xe9.mp4")).write_bytes(source)
+    (tmp_path / "val" / "red" / os.fsdecode(b"n\xf8.mp4")).write_bytes(b"no video")
+    pack, out = tuned / "pack.safetensors", tmp_path / "out"
+    run(monkeypatch, pack, "--list", tmp_path, "--out", out / "a.json", "--predictions", out / "a.csv")
+    run(monkeypatch, pack, "--list", tmp_path, "--out", out / "a.json")
+    rows = [json.loads(line) for line in (out / "a.predictions.jsonl").read_text(encoding="utf-8").splitlines()]
+    with (out / "a.csv").open(encoding="utf-8", newline="") as file:
+        table = list(csv.DictReader(file))
+    for some in (rows, table):
+        assert [row["path"].rpartition("/")[2] for row in some] == ["caf\\xe9.mp4", "n\\xf8.mp4"]
+        assert not some[1]["reason"].startswith(str(tmp_path))
+    names = ["caf\udce9", "b", "c"]
+    found = Evaluation([Verdict(Path("x"), 0, (0, 1), (0.5, 0.5))], False, names, Views(), {"fingerprint": ""})
+    save_evaluation(found, tmp_path / "names")
+    assert "caf\\xe9" in describe(found)
+    assert "caf\\xe9,1,1" in (tmp_path / "names" / "per_class.csv").read_text(encoding="utf-8")
+
+
+def test_files_stand_beside_the_json_under_its_name(
+    task: Task, tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = tmp_path / "run"
+    shutil.copytree(tuned, own)
+    before = {path: path.read_bytes() for path in own.iterdir() if path.is_file()}
+    common = (own / "pack.safetensors", "--list", task.folder / "val.csv", "--out")
+    run(monkeypatch, *common, own / "on-train.json")
+    sides = ("predictions.jsonl", "per_class.csv", "per_class.png", "confusion.png")
+    new = {path.name for path in own.iterdir() if path.is_file()} - {path.name for path in before}
+    assert new == {"on-train.json", *(f"on-train.{side}" for side in sides)}
+    assert {path: path.read_bytes() for path in before} == before
+    (tmp_path / "folder").mkdir()
+    run(monkeypatch, *common, tmp_path / "folder")
+    assert {path.name for path in (tmp_path / "folder").iterdir()} == {"evaluation.json", *sides}
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--out", "RUN"], "what the tuning run measured"),
+        (["--out", "FILE/x.json"], "is a file"),
+        (["--predictions", "FOLDER"], "is a folder"),
+        (["--out", "FOLDER/new/x.json", "--predictions", "FILE/x.csv"], "is a file"),
+    ],
+)
+def test_a_place_that_cannot_be_written_is_said_before_a_list_is_read(
+    tuned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: list[str], words: str
+) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "folder").mkdir()
+    names = {"RUN": str(tuned), "FILE": str(tmp_path / "file"), "FOLDER": str(tmp_path / "folder")}
+    for short, long in names.items():
+        options = [option.replace(short, long) for option in options]
+    with pytest.raises(ConfigError, match=words):
+        run(monkeypatch, tuned / "pack.safetensors", "--list", tmp_path / "none.csv", *options)
+
+
+NO_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device: its own arithmetic")
+
+
+@pytest.mark.parametrize("where", ["cpu", pytest.param("cuda", marks=[pytest.mark.gpu, NO_GPU])])
+def test_batches_are_normalised_to_the_last_bit_as_on_devices(where: str) -> None:
+    spec = replace(SPEC, mean=(0.481, 0.458, 0.408), std=(0.269, 0.261, 0.276))
+    pixels = np.random.default_rng(0).integers(0, 256, (2, 4, 32, 32, 3), dtype=np.uint8)
+    expected = np.stack([normalise(clip, spec) for clip in pixels])
+    found = normalised(torch.from_numpy(pixels).to(where), spec)
+    assert found.cpu().numpy().tobytes() == expected.tobytes()
+
+
+def test_workers_send_pixels(items: list[Item]) -> None:
+    crops = _ViewClips(Clips(items, DENSE), Views(5, 3))[0, (2,)].pixels
+    assert (crops.dtype, crops.shape) == (torch.uint8, (3, 4, 32, 32, 3))
+
+
 def test_a_fingerprint_tells_what_made_the_clips() -> None:
     one = preprocessing(DENSE, Views(5, 3), "pyav")
     assert one == preprocessing(DENSE, Views(5, 3), "pyav")
@@ -241,10 +364,12 @@ def test_people_get_lines(
     assert "clips              3, 2x1 views" in said
 
 
-@pytest.mark.parametrize("classes", [3, 174, 400])
+@pytest.mark.parametrize("classes", [3, 4, 60, 174, 400])
+@pytest.mark.filterwarnings("error")
 def test_pictures_of_many_classes_stay_legible(tmp_path: Path, classes: int) -> None:
     rng = np.random.default_rng(0)
-    names = [f"a class with a rather long name {k}" for k in range(classes)]
+    long = "Trying to pour something into something, but missing so that it spills next to it, for $1 or $2"
+    names = [f"{long} {k}" for k in range(classes)]
     found = [Verdict(Path("x"), k, tuple(rng.permutation(classes)[:5].tolist()), (0.2,) * 5) for k in range(classes)]
     save_confusion(Evaluation(found, False, names, Views(), {}).confusion, names, tmp_path / "confusion.png")
     save_per_class({name: float(rng.random()) for name in names}, tmp_path / "per_class.png")
