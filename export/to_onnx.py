@@ -79,7 +79,7 @@ def _classes(path: Path, count: int, pack: PromptPack) -> np.ndarray | None:
     Raises:
         ConfigError: the list has classes that the pack does not have.
     """
-    labels = [item.label for item in _spread(match_labels(read_list(path), pack.labels), count)]
+    labels = [item.label for item in _spread(match_labels(read_list(path), pack.labels).items, count)]
     return None if None in labels else np.array(labels)
 
 

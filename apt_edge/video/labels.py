@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from apt_edge.errors import ConfigError, MissingDependency
-from apt_edge.video.formats.rows import PATH_COLUMNS, folder_names, header_of, read_text
+from apt_edge.video.formats.rows import folder_names, header_of, names_videos, read_text
 
 _FIRST = re.compile(r"(?P<number>\d+)\s*[\s,;]\s*(?P<name>\S.*)")  # 1 ApplyEyeMakeup
 _LAST = re.compile(r"(?P<name>.*\S)\s*[\s,;]\s*(?P<number>\d+)")  # abseiling 0
@@ -44,7 +44,16 @@ def read_labels(path: str | Path) -> list[str]:
         ConfigError: the file is missing or empty, a line between names is blank, a name occurs twice, a number lacks.
         MissingDependency: YAML, and PyYAML is not installed.
     """
-    path = Path(path)
+    return _read(Path(path))[0]
+
+
+def counts_from(path: Path) -> int | None:
+    """The first class number that a label file says, None where the order of its lines decides; raises as above."""
+    return _read(path)[1]
+
+
+def _read(path: Path) -> tuple[list[str], int | None]:
+    """Class names by number, and the first number if there are numbers in the file."""
     text = read_text(path, "label file")
     kind = path.suffix.lower()
     if kind in (".json", ".yaml", ".yml"):
@@ -55,7 +64,7 @@ def read_labels(path: str | Path) -> list[str]:
     if not lines:
         raise ConfigError(f"{path} names no class", fix="write one class name a line")
     columns = _of_columns(path, lines) if kind in (".csv", ".tsv") else None
-    return columns or _of_pairs(path, [line for line in lines if line]) or _of_lines(path, lines)
+    return columns or _of_pairs(path, [line for line in lines if line]) or (_of_lines(path, lines), None)
 
 
 def find_labels(folder: Path, used: Collection[int | str]) -> tuple[list[str], Path] | None:
@@ -135,7 +144,7 @@ def _speaks_of_classes(path: Path) -> bool:
     if path.suffix.lower() in (".yaml", ".yml"):
         return bool(re.search(r"^\s*(names|label_map)\s*:", read_text(path, "page"), re.MULTILINE))
     if path.suffix.lower() == ".csv":  # a table of videos may be called labels.csv
-        return not set(header_of(read_text(path, "label file").split("\n")[0])) & (set(PATH_COLUMNS) - {"id"})
+        return not names_videos(read_text(path, "label file").split("\n")[0])
     return path.name.lower() != "config.json" or bool(re.search('"(id2label|label2id)"', read_text(path, "page")))
 
 
@@ -150,16 +159,19 @@ def _of_lines(path: Path, lines: list[str]) -> list[str]:
     return lines
 
 
-def _of_pairs(path: Path, lines: list[str]) -> list[str] | None:
+def _of_pairs(path: Path, lines: list[str]) -> tuple[list[str], int] | None:
+    """None where these are no pairs, or names that end in numbers: `step 1`, `step 2`."""
     for form in (_FIRST, _LAST):
         matches = [match for match in map(form.fullmatch, lines) if match]
         numbers = sorted(int(match["number"]) for match in matches)
         if lines and len(matches) == len(lines) and numbers in (_range(0, lines), _range(1, lines)):
-            return _in_order(path, {match["name"].strip('"'): int(match["number"]) for match in matches}, len(lines))
+            names = {match["name"].strip('"'): int(match["number"]) for match in matches}
+            if len(names) == len(lines) or re.search(r"[,;\t]", lines[0]):
+                return _in_order(path, names, len(lines))
     return None
 
 
-def _of_columns(path: Path, lines: list[str]) -> list[str] | None:
+def _of_columns(path: Path, lines: list[str]) -> tuple[list[str], int | None] | None:
     header = header_of(lines[0])
     name, number = (next((cell for cell in header if cell in known), None) for known in (_NAMES, _NUMBERS))
     if name is None or len(lines) < 2:
@@ -167,16 +179,16 @@ def _of_columns(path: Path, lines: list[str]) -> list[str] | None:
     rows = [dict(zip(header, row, strict=False)) for row in csv.reader(lines[1:])]
     names = [row.get(name, "").strip() for row in rows]
     if number is None:
-        return _of_lines(path, names)
+        return _of_lines(path, names), None
     return _of_structure(path, {text: row.get(number) for text, row in zip(names, rows, strict=True)})
 
 
-def _of_structure(path: Path, content: Any) -> list[str]:
+def _of_structure(path: Path, content: Any) -> tuple[list[str], int | None]:
     for name in ("id2label", "label2id", "names", "dataset", "dataset_config", "label_map"):
         if isinstance(content, Mapping) and isinstance(content.get(name), Mapping | list):
             content = content[name]
     if content and isinstance(content, list) and all(isinstance(name, str) for name in content):
-        return _of_lines(path, [name.strip() for name in content])
+        return _of_lines(path, [name.strip() for name in content]), None
     if isinstance(content, Mapping) and content:
         by_name = {str(name): number for name, number in content.items()}
         if all(str(name).isdecimal() for name in content):
@@ -192,8 +204,8 @@ def _of_structure(path: Path, content: Any) -> list[str]:
     )
 
 
-def _in_order(path: Path, numbers: dict[str, int], count: int) -> list[str]:
-    """Names by number, counted from 0 or from 1."""
+def _in_order(path: Path, numbers: dict[str, int], count: int) -> tuple[list[str], int]:
+    """Names by number, and the first number, 0 or 1."""
     if len(numbers) < count:
         raise ConfigError(
             f"{path} repeats a class", found=f"{count} numbers, {len(numbers)} names", fix="each class has its own name"
@@ -207,7 +219,7 @@ def _in_order(path: Path, numbers: dict[str, int], count: int) -> list[str]:
             + ("where they begin" if gap in found else "missing"),
             fix="count from 0 or from 1, each number once",
         )
-    return sorted(numbers, key=lambda name: numbers[name])
+    return sorted(numbers, key=lambda name: numbers[name]), found[0]
 
 
 def _range(first: int, items: Sequence[object]) -> list[int]:

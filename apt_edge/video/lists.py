@@ -7,16 +7,17 @@ found out from names, neighbours and the first lines.
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-from apt_edge.errors import AptEdgeError, ConfigError
+from apt_edge.errors import ConfigError
 from apt_edge.video.formats import folders, hmdb51, kinetics, plain, something, table, ucf101
 from apt_edge.video.formats.roots import read_root
-from apt_edge.video.formats.rows import IMAGE, VIDEO, Listing, Request, Row, other_parts, read_source
-from apt_edge.video.labels import find_labels, key, numbers_by_name, read_labels
+from apt_edge.video.formats.rows import IMAGE, VIDEO, Listing, Request, read_source
+from apt_edge.video.labels import numbers_by_name
 from apt_edge.video.locate import locate
+from apt_edge.video.numbering import number, number_of, quoted
 
 _MODULES = (hmdb51, ucf101, folders, something, kinetics, table, plain)  # the last one takes what is left
 FORMATS = tuple(
@@ -96,7 +97,7 @@ def read_list(
     listing = read_root(path, request, _read_file) if path.is_dir() else _read_file(path, request)
     if not listing.rows:
         raise ConfigError(f"{path} lists no video", fix="write one `video label` a line")
-    rows, names = _numbered(path, listing, labels)
+    rows, names = number(path, listing, labels, _read_file)
     paths, notes = locate(rows, listing.folder, base, part)
     items = [
         Item(found, row.label if isinstance(row.label, int) else None, row.start, row.end, row.frames)
@@ -105,44 +106,57 @@ def read_list(
     return VideoList(items, names, listing.format, [*listing.notes, *notes])
 
 
-def match_labels(videos: VideoList, names: Sequence[str]) -> list[Item]:
-    """The items of a list with their classes renumbered to other names, a pack's or those of another part.
+def match_labels(videos: VideoList, names: Sequence[str]) -> VideoList:
+    """A list with its classes renumbered to other names, a pack's or those of another part; `labels` are these names.
 
-    Names that differ in case, spaces, underscores or brackets alone are the same class. Where either side has numbers
-    for names, the numbers stand as they are.
+    Classes match by name: those that differ in case, spaces, underscores, hyphens, quotes or brackets alone are the
+    same, and numbers that name classes are names as well. Where only one side has names, and the other counts from 0,
+    the numbers stand as they are, and a note says so.
 
     Raises:
         ConfigError: classes that occur in the list have no counterpart.
     """
     if list(videos.labels) == list(names):
-        return videos.items
-    used = sorted({item.label for item in videos.items if item.label is not None})
-    if _are_numbers(videos.labels) or _are_numbers(names):
-        if used and used[-1] >= len(names):
-            example = next(item.path for item in videos.items if item.label == used[-1])
-            raise ConfigError(
-                f"the list uses class {used[-1]}, and there are {len(names)} classes",
-                found=str(example),
-                fix="classes count from 0: correct the list, or name the classes in a label file beside it",
-            )
-        if not _are_numbers(videos.labels) and len(videos.labels) != len(names):
-            raise ConfigError(
-                f"the list has {len(videos.labels)} classes with names, and {len(names)} without names are wanted",
-                fix="give the label file that the numbers belong to",
-            )
-        return videos.items
+        return videos
     numbers = numbers_by_name(names)
-    new = {label: _number(videos.labels[label], numbers) for label in used}
-    if unknown := [videos.labels[label] for label in used if new[label] is None]:
+    used = sorted({item.label for item in videos.items if item.label is not None})
+    new = {label: number_of(videos.labels[label], numbers) for label in used}
+    unknown = [videos.labels[label] for label in used if new[label] is None]
+    notes = []
+    if unknown and (
+        (_are_numbers(videos.labels) and _are_words(names)) or (_are_words(videos.labels) and _are_numbers(names))
+    ):
+        notes.append(_match_numbers(videos, names, used))
+        new = dict(zip(used, used, strict=True))
+    elif unknown:
         raise ConfigError(
             f"{len(unknown)} classes of the list are not among the {len(names)} that are wanted",
-            found=f"{_quoted(unknown)}; wanted are {_quoted(names)}",
+            found=f"{quoted(unknown)}; wanted are {quoted(names)}",
             fix="give a list of the same data set, or the label file that belongs to it",
         )
-    return [
-        item if item.label is None else Item(item.path, new[item.label], item.start, item.end, item.frames)
-        for item in videos.items
-    ]
+    elif _are_numbers(videos.labels) and any(new[label] != label for label in used):
+        notes.append(f"the list's class numbers are taken as the names {quoted(names)}")
+    items = [item if item.label is None else replace(item, label=new[item.label]) for item in videos.items]
+    return VideoList(items, list(names), videos.format, [*videos.notes, *notes])
+
+
+def _match_numbers(videos: VideoList, names: Sequence[str], used: Sequence[int]) -> str:
+    """The note on a list whose numbers stand for names, or the other way round; raises ConfigError."""
+    if used[-1] >= len(names):
+        example = next(item.path for item in videos.items if item.label == used[-1])
+        raise ConfigError(
+            f"the list uses class {used[-1]}, and there are {len(names)} classes",
+            found=str(example),
+            fix="classes count from 0: correct the list, or name the classes in a label file beside it",
+        )
+    if _are_numbers(videos.labels):
+        return f"the list has no class names: its numbers are taken as the {len(names)} classes {quoted(names)}"
+    if len(videos.labels) != len(names):
+        raise ConfigError(
+            f"the list has {len(videos.labels)} classes with names, and {len(names)} without names are wanted",
+            fix="give the label file that the numbers belong to",
+        )
+    return f"classes without names are wanted: {quoted(videos.labels)} are taken as the numbers 0 to {len(names) - 1}"
 
 
 def _read_file(path: Path, request: Request) -> Listing:
@@ -159,6 +173,7 @@ def _read_file(path: Path, request: Request) -> Listing:
             except csv.Error as error:
                 raise ConfigError(f"{path} is not CSV", found=str(error), fix="check its quotes") from None
             if listing is not None:
+                listing.file = path if module is not hmdb51 else None
                 return listing
     raise ConfigError(
         f"{path} is no list of the format {request.format}",
@@ -167,75 +182,10 @@ def _read_file(path: Path, request: Request) -> Listing:
     )
 
 
-def _numbered(path: Path, listing: Listing, labels: str | Path | None) -> tuple[list[Row], list[str]]:
-    """Rows whose labels are class numbers from 0, and the names of the classes."""
-    rows, notes = listing.rows, listing.notes
-    given = [row.label for row in rows if row.label is not None]
-    numbers = [label for label in given if isinstance(label, int)]
-    names = read_labels(labels) if labels else listing.names
-    where = str(labels or path)
-    if names is None and (found := find_labels(listing.folder, set(given))):
-        names, where = found[0], str(found[1])
-        notes.append(f"class names are those of {where}")
-    if numbers:
-        return _from_zero(path, rows, names, where, notes)
-    if names is None:
-        names = listing.fallback or sorted({str(label) for label in given})
-        if names:
-            notes.append("no file names the classes: they are numbered in alphabetical order")
-    by_name = numbers_by_name(names)
-    unknown = sorted({str(label) for label in given if _number(str(label), by_name) is None})
-    if unknown:
-        raise ConfigError(
-            f"{path} has {len(unknown)} classes that {where} does not name",
-            found=f"{_quoted(unknown)}; named are {_quoted(names)}",
-            fix="correct the list, or give the label file that belongs to it (--labels)",
-        )
-    return [row if row.label is None else row._replace(label=_number(str(row.label), by_name)) for row in rows], names
-
-
-def _from_zero(
-    path: Path, rows: list[Row], names: list[str] | None, where: str, notes: list[str]
-) -> tuple[list[Row], list[str]]:
-    numbers = [row.label for row in rows if isinstance(row.label, int)]
-    low, high = min(numbers), max(numbers)
-    if names is None:
-        if low:
-            notes.append(f"no class 0 and no class names: if the classes count from {low}, give a label file")
-        return rows, [str(i) for i in range(high + 1)]
-    if low > 0 and path.is_file():  # the other parts know where the classes begin
-        others = [row.label for row in _rows_of_other_parts(path) if isinstance(row.label, int)]
-        low, high = min([low, *others]), max([high, *others])
-    if low == 1 and high == len(names):
-        notes.append("classes count from 1: 1 is taken off")
-        return [row if row.label is None else row._replace(label=int(row.label) - 1) for row in rows], names
-    if max(numbers) >= len(names):
-        worst = next(row for row in rows if row.label == max(numbers))
-        raise ConfigError(
-            f"{path} uses class {max(numbers)} ({worst.paths[0]}), and there are {len(names)} class names",
-            found=f"the names of {where}",
-            fix="classes count from 0: correct the list or the label file",
-        )
-    return rows, names
-
-
-def _rows_of_other_parts(path: Path) -> list[Row]:
-    rows = []
-    for part, other in other_parts(path).items():
-        try:
-            rows += _read_file(other, Request(part)).rows
-        except AptEdgeError:  # it is not this list's business
-            continue
-    return rows
-
-
-def _number(name: str, numbers: Mapping[str, int]) -> int | None:
-    return numbers.get(name, numbers.get(key(name)))
-
-
 def _are_numbers(names: Sequence[str]) -> bool:
+    """Whether names are but the numbers from 0."""
     return all(name == str(i) for i, name in enumerate(names))
 
 
-def _quoted(names: Sequence[str]) -> str:
-    return ", ".join(map(repr, names[:5])) + (", ..." if len(names) > 5 else "")
+def _are_words(names: Sequence[str]) -> bool:
+    return not all(name.isdecimal() for name in names)

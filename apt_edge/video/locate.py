@@ -6,9 +6,10 @@ import os
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from pathlib import Path
 
-from apt_edge.video.formats.rows import VIDEO, Row, part_of_folder, sub_folders
+from apt_edge.video.formats.rows import VIDEO, Row, holds_pictures, part_of_folder, sub_folders
 
 _TIMES = re.compile(r"_\d{6}_\d{6}$")
 SAMPLE = 50  # videos that decide where the paths start
@@ -27,7 +28,11 @@ class _Shelf:
         folder, name = os.path.split(path)
         names = self.listed(folder)
         found = names.get("=" + name) or names.get(_stem(name))
-        return None if found is None else os.path.join(folder, found)
+        if found is None:
+            return None
+        found_path = os.path.join(folder, found)
+        is_video = found == name or found != _stem(found)
+        return found_path if is_video or holds_pictures(found_path) else None
 
     def listed(self, folder: str) -> dict[str, str]:
         """Names in a folder, by `=name` and by stem."""
@@ -45,7 +50,8 @@ def locate(rows: Sequence[Row], list_folder: Path, root: Path | None, part: str)
 
     Relative paths start at the folder under which most of 50 videos lie, spread over the list: `root` and the known
     video folders in it where it is given, else the list's folder, the two above it, the known video folders in these,
-    and the working directory. A video that is nowhere keeps its path: reading it will say so.
+    and the working directory. A single video elsewhere is chance, unless it is most of the list: the list's own folder
+    (or `root`) is left for more than one. A video that is nowhere keeps its path: reading it will say so.
     """
     shelf = _Shelf()
     bases = [root, *_video_folders(root, part)] if root else [*_around(list_folder, part), Path()]
@@ -57,24 +63,27 @@ def locate(rows: Sequence[Row], list_folder: Path, root: Path | None, part: str)
         for spelling in range(spellings)
         for base in places
     }
-    (base, spelling), hits = max(scores.items(), key=lambda entry: entry[1])
+    best = max(scores.items(), key=lambda entry: entry[1])
+    own = max((entry for entry in scores.items() if entry[0][0] == places[0]), key=lambda entry: entry[1])
+    (base, spelling), hits = best if best[1] > own[1] and (best[1] > 1 or 2 * best[1] > len(sample)) else own
     above = {Path(), *list_folder.resolve().parents, *list_folder.absolute().parents}  # other people's folders
     inside = {} if hits else _one_down(rows, [place for place in places if Path(place) not in above], shelf)
     if not hits:
         base, spelling = str(root or list_folder), 0
     paths, renamed, missing = [], "", 0
     for row in rows:
-        wanted = [os.path.join(base, text) for text in dict.fromkeys((_spelt(row, spelling), *row.paths))]
-        found = next((path for path in map(shelf.find, wanted) if path is not None), inside.get(row.paths[0]))
+        spelt = _spelt(row, spelling)  # mostly it is there
+        first, wanted = os.path.join(base, spelt), (os.path.join(base, text) for text in row.paths if text != spelt)
+        found = next(filter(None, map(shelf.find, chain([first], wanted))), inside.get(row.paths[0]))
         missing += found is None
-        if found and found not in wanted and not renamed and not inside:
-            renamed = f"{os.path.basename(found)} for {os.path.basename(wanted[0])}"
-        paths.append(Path(found or wanted[0]))
+        if found and not renamed and not inside and found not in (first, *(os.path.join(base, x) for x in row.paths)):
+            renamed = f"{os.path.basename(found)} for {os.path.basename(first)}"
+        paths.append(Path(found or first))
     notes = []
     if hits and Path(base) not in (list_folder, root) and not os.path.isabs(_spelt(rows[0], spelling)):
         notes.append(f"paths start at {base}")
-    if hits and spelling and rows[0].paths[spelling:]:
-        notes.append(f"files are named as {_spelt(rows[0], spelling)}, the list says {rows[0].paths[0]}")
+    if hits and (other := next((row for row in rows if _spelt(row, spelling) != row.paths[0]), None)):
+        notes.append(f"files are named as {_spelt(other, spelling)}, the list says {other.paths[0]}")
     if inside:
         notes.append(f"videos are known by their ids alone, found as {next(iter(inside.values()))}")
     if renamed:

@@ -41,6 +41,67 @@ def test_classes_of_folders_are_those_of_all_parts(tmp_path):
     assert {item.label for item in read_list(root, "val").items} == {0, 2}
 
 
+def clips(folder, *names):
+    """Empty video files and, for names that end in /, folders of two pictures."""
+    for name in names:
+        for path in [f"{name}{i}.jpg" for i in range(2)] if name.endswith("/") else [name]:
+            write(folder / path, "")
+    return folder
+
+
+def names_of(videos, root):
+    return [item.path.relative_to(root).as_posix() for item in videos.items]
+
+
+def test_videos_in_folders_below_a_class(tmp_path):
+    root = clips(tmp_path, *(f"{part}/{path}" for part in ("train", "val") for path in ("a/g0/0.avi", "b/g0/1/2.avi")))
+    assert names_of(read_list(root, "val"), root) == ["val/a/g0/0.avi", "val/b/g0/1/2.avi"]
+    (root / "val" / "b" / "loop").symlink_to(root / "val")
+    assert len(set(names_of(read_list(root, "train"), root))) == 2
+
+
+def test_pictures_beside_videos_are_passed_over(tmp_path):
+    root = clips(
+        tmp_path,
+        "train/a/0.mp4",
+        "train/a/thumbs/",
+        "train/b/1.mp4",
+        "train/previews/x/",
+        "train/b/1.srt",
+        "val/a/2.mp4",
+    )
+    videos = read_list(root, "train")
+    assert names_of(videos, root) == ["train/a/0.mp4", "train/b/1.mp4"]
+    assert videos.labels == ["a", "b"]
+    said = f"the clips are video files: 3 others are passed over, {root / 'train' / 'a' / 'thumbs'} for example"
+    assert said in videos.notes
+
+
+def test_each_folder_of_pictures_is_looked_at(tmp_path):
+    root = clips(tmp_path, "train/a/0.mp4", "train/a/2/", "train/b/1/", "train/c/2/3/", "train/c/4/rgb/", "val/a/5/")
+    (root / "train" / "a" / "1").mkdir()  # empty, and the first by name
+    videos = read_list(root, "train")
+    assert names_of(videos, root) == ["train/a/2", "train/b/1", "train/c/2/3", "train/c/4/rgb"]
+    said = f"the clips are folders of pictures: 1 others are passed over, {root / 'train' / 'a' / '0.mp4'} for example"
+    assert said in videos.notes
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_numbers_for_class_folders(tmp_path, first):
+    numbers = [str(first + i) for i in range(12)]
+    root = clips(tmp_path, *(f"{part}/{i}/0.mp4" for part in ("train", "val") for i in numbers))
+    videos = read_list(root, "train")
+    assert videos.labels == numbers
+    assert [videos.labels[item.label] for item in videos.items] == [item.path.parent.name for item in videos.items]
+    assert "no file names the classes: they are numbered in the order of their numbers" in videos.notes
+    named = [f"{chr(ord('l') - i)} word" for i in range(12)]
+    lines(root / "labels.txt", named)
+    videos = read_list(root, "train")
+    assert videos.labels == named
+    assert {item.path.parent.name: item.label for item in videos.items} == {n: int(n) - first for n in numbers}
+    assert any(note.startswith(f"classes are called by their numbers: {first} is 'l word'") for note in videos.notes)
+
+
 def test_tao_pages(tmp_path):
     root = miniatures.tao(tmp_path).root
     text = f"dataset:\n  train_dataset_dir: {root}/train\n  label_map: {{walk: 1, fall_floor: 0}}\n"

@@ -8,7 +8,7 @@ import sys
 import pytest
 
 from apt_edge.errors import ConfigError, MissingDependency
-from apt_edge.video.labels import find_labels, read_labels
+from apt_edge.video.labels import counts_from, find_labels, read_labels
 
 
 def test_one_name_a_line(tmp_path):
@@ -61,6 +61,20 @@ def test_forms(tmp_path, name, text):
 def test_names_that_begin_with_numbers_are_names(tmp_path):
     (tmp_path / "labels.txt").write_text("2 fingers\n3 fingers\n")
     assert read_labels(tmp_path / "labels.txt") == ["2 fingers", "3 fingers"]
+
+
+def test_names_that_end_in_numbers_are_names(tmp_path):
+    (tmp_path / "labels.txt").write_text("step 1\nstep 2\nstep 3\n")
+    assert read_labels(tmp_path / "labels.txt") == ["step 1", "step 2", "step 3"]
+    (tmp_path / "labels.txt").write_text("step,1\nstep,2\n")
+    with pytest.raises(ConfigError, match="repeats a class"):
+        read_labels(tmp_path / "labels.txt")
+
+
+def test_the_first_number(tmp_path):
+    for text, first in (("1 a\n2 b\n", 1), ("a 0\nb 1\n", 0), ("a\nb\n", None)):
+        (tmp_path / "labels.txt").write_text(text)
+        assert counts_from(tmp_path / "labels.txt") == first
 
 
 @pytest.mark.parametrize(

@@ -174,12 +174,17 @@ def test_ucf101_in_one_folder(copy, tmp_path):
     assert [item.label for item in read_list(one, "train").items] == [0, 2]
 
 
-def test_a_split_that_is_not_there(copy):
+def test_a_split_that_is_not_there(copy, made):
     root = copy("hmdb51")
     for path in root.rglob("*_split3.txt"):
         path.unlink()
     with pytest.raises(ConfigError, match=r"has no file of split 3\n  found: splits 1, 2\n  fix:   .*--split"):
         read_list(root, split=3)
+    root = made("ucf101").root
+    with pytest.raises(
+        ConfigError, match=r"has no testlist07\.txt\n  found: lists of splits 1, 2, 3\n  fix: .*--split"
+    ):
+        read_list(root, split=7)
 
 
 def test_the_splits_of_hmdb51_differ(made):
@@ -259,6 +264,34 @@ def test_kinetics_without_its_train_list(copy):
     (root / "val.csv").write_text(text + "zumba,abc,,10,validate\n")
     with pytest.raises(ConfigError, match=r"val\.csv, line 8 lacks an id or times\n  found: zumba,abc,,10"):
         read_list(root / "val.csv")
+
+
+def test_kinetics_with_all_parts_in_one_list(copy):
+    root = copy("kinetics")
+    texts = [(root / f"{part}.csv").read_text().splitlines(keepends=True) for part in ("train", "val")]
+    kept = {part: told(read_list(root, part), root) for part in ("train", "val")}
+    for part in ("train", "val", "test"):
+        (root / f"{part}.csv").unlink()
+    alone = "pole vault,abc,1,11,validate\n"  # classes are those of the train part
+    (root / "kinetics400.csv").write_text("".join([*texts[0], *texts[1][1:]]))
+    for part, truth in kept.items():
+        for place in (root, root / "kinetics400.csv"):
+            videos = read_list(place, part)
+            assert told(videos, root) == truth
+            assert videos.labels == miniatures.KINETICS
+    (root / "kinetics400.csv").write_text("".join(texts[0]))  # one part stands for no other, but for itself
+    assert read_list(root, "val").format == "folders"
+    assert told(read_list(root / "kinetics400.csv", "val"), root) == kept["train"]
+    (root / "kinetics400.csv").write_text("".join([*texts[0], *texts[1][1:], alone]))
+    with pytest.raises(ConfigError, match=r"1 classes that .* does not name\n  found: 'pole vault'"):
+        read_list(root, "val")
+
+
+def test_the_note_on_spellings_shows_one_that_differs(made):
+    notes = read_list(made("kinetics-underscores").root, "val").notes
+    (note,) = [note for note in notes if note.startswith("files are named as")]
+    assert note.startswith("files are named as air_drumming/")
+    assert "the list says air drumming/" in note
 
 
 def test_bare_ids_lie_in_class_folders(copy):

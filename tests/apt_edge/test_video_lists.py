@@ -60,7 +60,7 @@ def test_gzipped(tmp_path):
         read_list(tmp_path / "val.csv.gz")
 
 
-@pytest.mark.parametrize("line", ["a.mp4", "a.mp4 x", "a.mp4 -1", "3", "a.mp4 1.5", ", 3"])
+@pytest.mark.parametrize("line", ["a.mp4", "a, b.mp4", "a.mp4 -1", "3", "a.mp4 1.5", ", 3"])
 def test_a_malformed_line_is_named(tmp_path, line):
     with pytest.raises(ConfigError, match="line 3") as caught:
         written(tmp_path, f"a.mp4 0\n\n{line}\n")
@@ -181,7 +181,54 @@ def test_classes_that_count_from_one(tmp_path):
     videos = written(tmp_path / "far" / "away", "a.mp4 1\nb.mp4 3\n")
     assert [item.label for item in videos.items] == [1, 3]
     assert videos.labels == ["0", "1", "2", "3"]
-    assert any("no class 0" in note for note in videos.notes)
+    assert videos.notes[0] == (
+        "no class 0 and no class names: 4 classes are trained, and class 0 stays empty; if classes count from 1, "
+        "a label file of lines `1 name`, as classInd.txt has them, makes them count from 1 (--labels)"
+    )
+
+
+@pytest.mark.parametrize(("train", "val"), [("train.csv", "val.csv"), ("train_list.txt", "validation.csv")])
+def test_parts_agree_where_classes_begin(tmp_path, train, val):
+    """The val part lacks the last class: whatever the lists are called, and from the root too."""
+    text = "b.mp4 1\nc.mp4 2\n"
+    written(tmp_path, f"a.mp4 3\n{text}", train, ["x", "y", "z"])
+    assert [item.label for item in written(tmp_path, text, val).items] == [0, 1]
+    assert [item.label for item in read_list(tmp_path, "val").items] == [0, 1]
+    assert [item.label for item in read_list(tmp_path, "train").items] == [2, 0, 1]
+    written(tmp_path, f"a.mp4 0\n{text}", train)
+    videos = read_list(tmp_path, "val")
+    assert [item.label for item in videos.items] == [1, 2]
+    assert "this part has no video of class 0, 'x', another has: classes count from 0" in videos.notes
+    (tmp_path / "labels.txt").unlink()
+    note = "this part has no video of class 0, another has: classes count from 0"
+    assert note in read_list(tmp_path, "val").notes
+
+
+def test_where_classes_begin_is_assumed_or_forced(tmp_path):
+    text = "b.mp4 1\nc.mp4 2\n"
+    videos = written(tmp_path, text, labels=["x", "y", "z"])
+    assert [item.label for item in videos.items] == [1, 2]
+    note = next(note for note in videos.notes if "no video of class 0" in note)
+    assert "none of class 3: classes are taken to count from 0, so that 1 is 'y'; if they count from 1, a lab" in note
+    lines = {"classInd.txt": "1 x\n2 y\n3 z\n", "counted.json": '{"x": 1, "y": 2, "z": 3}'}
+    for name, content in lines.items():
+        (tmp_path / name).write_text(content)
+        videos = read_list(tmp_path / "train.csv", labels=tmp_path / name)
+        assert [item.label for item in videos.items] == [0, 1]
+        assert "classes count from 1: 1 is taken off" in videos.notes
+    (tmp_path / "train.csv").write_text(f"a.mp4 0\n{text}")  # mmaction2's lists beside UCF101's classInd.txt
+    videos = read_list(tmp_path / "train.csv", labels=tmp_path / "classInd.txt")
+    assert [item.label for item in videos.items] == [0, 1, 2]
+
+
+def test_one_word_makes_all_classes_names(tmp_path):
+    text = "".join(f"{i}.mp4 57\n" for i in range(300))
+    videos = written(tmp_path, f"{text}a.mp4 walk\n")
+    assert (videos.labels, videos.items[0].label, videos.items[-1].label) == (["57", "walk"], 0, 1)
+    assert videos.notes[:2] == [
+        "line 301 has a word for its class: numbers are taken as names, too",
+        "no file names the classes: they are numbered in alphabetical order",
+    ]
 
 
 def test_class_numbers_are_checked_against_the_names(tmp_path):
@@ -205,30 +252,51 @@ def test_classes_are_matched_by_name(tmp_path):
     items = [(tmp_path / "a.mp4", 0), (tmp_path / "b.mp4", 1), (tmp_path / "c.mp4", None)]
     videos = listed(items, ["Air_Drumming", "Pushing [something] to 'x'"])
     names = ["zumba", "pushing something to x", "air drumming"]
-    assert [item.label for item in match_labels(videos, names)] == [2, 1, None]
-    assert match_labels(videos, videos.labels) == videos.items
+    assert [item.label for item in match_labels(videos, names).items] == [2, 1, None]
+    assert match_labels(videos, names).labels == names
+    assert match_labels(videos, videos.labels) == videos
     with pytest.raises(ConfigError, match="2 classes of the list are not among the 6 that are wanted") as caught:
         match_labels(videos, list("abcdef"))
     assert "'Air_Drumming'" in caught.value.found
     assert caught.value.found.endswith("wanted are 'a', 'b', 'c', 'd', 'e', ...")
     assert "label file" in caught.value.fix
     # A class without videos may differ.
-    assert [item.label for item in match_labels(listed(items[:1], videos.labels), ["air drumming"])] == [0]
+    assert [item.label for item in match_labels(listed(items[:1], videos.labels), ["air drumming"]).items] == [0]
+
+
+def test_class_names_that_are_numbers_are_matched_as_names(tmp_path):
+    items = [(tmp_path / "a.mp4", 1), (tmp_path / "b.mp4", 2), (tmp_path / "c.mp4", 3)]
+    alphabetical = ["0", "1", "10", "11", "2", "3"]
+    videos = match_labels(listed(items, ["0", "1", "2", "3"]), alphabetical)
+    assert [item.label for item in videos.items] == [1, 4, 5]
+    assert videos.notes == ["the list's class numbers are taken as the names '0', '1', '10', '11', '2', ..."]
+    back = match_labels(VideoList(videos.items, alphabetical, "folders", []), [str(i) for i in range(12)])
+    assert ([item.label for item in back.items], back.notes) == ([1, 2, 3], [])
+    with pytest.raises(ConfigError, match="1 classes of the list are not among the 3 that are wanted"):
+        match_labels(listed([(tmp_path, 0), (tmp_path, 1)], ["0", "1"]), ["1", "2", "3"])
 
 
 def test_classes_without_names_keep_their_numbers(tmp_path):
     videos = listed([(tmp_path / "a.mp4", 0), (tmp_path / "b.mp4", 2)], ["0", "1", "2"])
-    assert match_labels(videos, ["x", "y", "z", "more"]) == videos.items
+    numbered = match_labels(videos, ["x", "y", "z", "more"])
+    assert (numbered.items, numbered.labels) == (videos.items, ["x", "y", "z", "more"])
+    assert numbered.notes == [
+        "the list has no class names: its numbers are taken as the 4 classes 'x', 'y', 'z', 'more'"
+    ]
     with pytest.raises(
         ConfigError, match=r"uses class 2, and there are 2 classes\n  found: .*b\.mp4\n  fix:   classes co"
     ):
         match_labels(videos, ["x", "y"])
     named = listed([(tmp_path / "a.mp4", 0)], ["x", "y"])
-    assert match_labels(named, ["0", "1"]) == named.items
+    assert match_labels(named, ["0", "1"]).items == named.items
+    assert match_labels(named, ["0", "1"]).notes == [
+        "classes without names are wanted: 'x', 'y' are taken as the numbers 0 to 1"
+    ]
     with pytest.raises(ConfigError, match="2 classes with names, and 3 without names"):
         match_labels(named, ["0", "1", "2"])
 
 
 def test_a_segment_survives_matching(tmp_path):
     item = Item(tmp_path / "a.mp4", 0, 1.5, 2.5, 30)
-    assert match_labels(VideoList([item], ["b"], "table", []), ["a", "b"]) == [Item(item.path, 1, 1.5, 2.5, 30)]
+    matched = match_labels(VideoList([item], ["b"], "table", []), ["a", "b"])
+    assert matched.items == [Item(item.path, 1, 1.5, 2.5, 30)]

@@ -77,6 +77,24 @@ def test_where_most_of_them_are(tmp_path):
     assert "33.3% of the videos are not there (1 of 3)" in videos.notes
 
 
+def test_one_video_elsewhere_moves_nothing(tmp_path):
+    path = listed(tmp_path / "data" / "lists" / "train.csv")
+    touch(tmp_path / "data", NAMES[:1])
+    assert [item.path for item in read_list(path).items] == [path.parent / name for name in NAMES]
+    touch(tmp_path / "data", NAMES[:2])
+    assert [item.path for item in read_list(path).items] == [tmp_path / "data" / name for name in NAMES]
+    touch(path.parent, NAMES[1:])
+    assert [item.path for item in read_list(path).items] == [path.parent / name for name in NAMES]
+
+
+def test_folders_without_pictures_are_no_videos(tmp_path):
+    path = listed(tmp_path / "1" / "lists" / "val.txt", ["1.mp4", "2.mp4", "3.mp4"])
+    touch(tmp_path, ["2/readme.md", "3/img_00001.jpg"])
+    assert [item.path for item in read_list(path, root=tmp_path).items] == [
+        *(tmp_path / name for name in ("1.mp4", "2.mp4", "3"))
+    ]
+
+
 def test_nothing_is_there(tmp_path):
     videos = read_list(listed(tmp_path / "train.csv"))
     assert [item.path for item in videos.items] == [tmp_path / name for name in NAMES]

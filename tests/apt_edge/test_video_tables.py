@@ -62,6 +62,33 @@ def test_one_name_makes_all_labels_names(tmp_path):
     assert written(tmp_path, "t.csv", "path,label\na.mp4,1\nb.mp4,walk\n").labels == ["1", "walk"]
 
 
+def test_whole_floats_are_numbers(tmp_path):
+    """A table with an empty cell is written with 1.0 for 1."""
+    text = "path,label,split\na.mp4,1.0,train\nb.mp4,0.0,train\nc.mp4,-1.0,test\nd.mp4,,test\n"
+    (tmp_path / "t.csv").write_text(text)
+    videos = read_list(tmp_path / "t.csv", "train")
+    assert ([item.label for item in videos.items], videos.labels) == ([1, 0], ["0", "1"])
+    assert [item.label for item in read_list(tmp_path / "t.csv", "test").items] == [None, None]
+    assert written(tmp_path, "u.csv", "path,label\na.mp4,1.0\nb.mp4,1.5\n").labels == ["1.0", "1.5"]
+
+
+def test_all_parts_of_a_table_say_where_classes_begin(tmp_path):
+    (tmp_path / "labels.txt").write_text("x\ny\nz\n")
+    text = "path,label,split\na.mp4,1,train\nb.mp4,3,train\nc.mp4,1,val\nd.mp4,2,val\n"
+    (tmp_path / "t.csv").write_text(text)
+    assert [item.label for item in read_list(tmp_path / "t.csv", "train").items] == [0, 2]
+    assert [item.label for item in read_list(tmp_path / "t.csv", "val").items] == [0, 1]
+
+
+@pytest.mark.parametrize("content", ["path,label\n{}.mp4,walk\n", "{}.mp4,walk\n"])
+def test_tables_that_are_called_labels(tmp_path, content):
+    for part in ("train", "val"):
+        (tmp_path / f"{part}_labels.csv").write_text(content.format(part))
+    assert told(read_list(tmp_path, "train"), tmp_path) == [("train.mp4", 0)]
+    videos = read_list(tmp_path, "val")
+    assert (told(videos, tmp_path), videos.labels) == ([("val.mp4", 0)], ["walk"])
+
+
 def test_a_column_chooses_the_part(tmp_path):
     text = "path,label,split\na.mp4,walk,train\nb.mp4,run,training\nc.mp4,run,validation\nd.mp4,,test\n"
     (tmp_path / "t.csv").write_text(text)

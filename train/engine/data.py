@@ -6,7 +6,6 @@ Shapes: B batch, V views, C colour (3), T frames, H height, W width.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, Literal, NamedTuple
 
 import numpy as np
@@ -120,7 +119,7 @@ def read_items(data: Data, part: Literal["train", "val"], names: Sequence[str] |
     path = data.train if part == "train" else data.val
     videos = read_list(path, part, format=data.format, split=data.split, labels=data.labels, root=data.root)
     if names is not None:
-        videos = replace(videos, items=match_labels(videos, names), labels=list(names))
+        videos = match_labels(videos, names)
     unlabelled = [item for item in videos.items if item.label is None]
     if unlabelled:
         raise ConfigError(

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from apt_edge.errors import ConfigError
 from apt_edge.video.formats.rows import (
-    IMAGE,
     VIDEO,
     Listing,
     Request,
     Row,
     Source,
     folder_names,
+    holds_pictures,
+    in_order,
     part_of,
     part_of_folder,
     sub_folders,
@@ -24,7 +26,17 @@ from apt_edge.video.labels import parse_yaml, read_labels
 
 NAMES = ("folders", "tao")
 
+DEPTH = 2  # levels of folders below a class folder that are looked into
+
 Classes = dict[str, list[Path]]  # paths of its clips by class
+
+
+class Found(NamedTuple):
+    """What lies below a class folder: video files, folders of pictures, and all else."""
+
+    files: list[Path]
+    folders: list[Path]
+    other: list[Path]
 
 
 def read_file(source: Source, request: Request) -> Listing | None:
@@ -34,14 +46,14 @@ def read_file(source: Source, request: Request) -> Listing | None:
     folders = _dataset_folders(parse_yaml(source.path, source.text))
     if not folders:
         return read_root(source.path.parent, request)
-    parts = {part: classes for part, path in folders.items() if (classes := _read_classes(path))}
+    notes: list[str] = []
+    parts = _read_parts(folders, notes)
     if not parts:
         raise ConfigError(
             f"the folders that {source.path} names hold no class folders",
             found=", ".join(map(str, folders.values())),
             fix="correct train_dataset_dir and val_dataset_dir, or give the folder of train/ and val/ itself",
         )
-    notes: list[str] = []
     part = take_part(parts, request.part, source.path, notes)
     return _listing(parts, part, source.path.parent, source.path, notes)
 
@@ -54,12 +66,12 @@ def read_root(root: Path, request: Request) -> Listing | None:
     """
     notes: list[str] = []
     inside = {part: path for path in sub_folders(root) if (part := part_of_folder(path.name))}
-    parts = {part: classes for part, path in inside.items() if (classes := _read_classes(path))}
+    parts = _read_parts(inside, notes)
     if parts:
         part = take_part(parts, request.part, root, notes)
     else:
-        part, parts = request.part, {request.part: _read_classes(root)}
-        if not parts[part]:
+        part, parts = request.part, _read_parts({request.part: root}, notes)
+        if not parts:
             return None
         _check_unsplit(root, request, notes)
     pages = [root / name for name in folder_names(root) if name.lower().endswith((".yaml", ".yml"))]
@@ -84,7 +96,7 @@ def _check_unsplit(root: Path, request: Request, notes: list[str]) -> None:
 
 def _listing(parts: dict[str, Classes], part: str, root: Path, page: Path | None, notes: list[str]) -> Listing:
     """Classes count over all parts, so that they are the same for each."""
-    found = sorted({label for classes in parts.values() for label in classes})
+    found = in_order({label for classes in parts.values() for label in classes})
     rows = [Row((_below(path, root),), label) for label, paths in sorted(parts[part].items()) for path in paths]
     for other, classes in parts.items():
         if absent := sorted(set(classes) - set(parts[part])):
@@ -101,29 +113,55 @@ def _listing(parts: dict[str, Classes], part: str, root: Path, page: Path | None
     return Listing(rows, "tao", names, fallback=found, folder=root, notes=notes)
 
 
-def _read_classes(folder: Path) -> Classes:
-    """Clips of every class folder that has any: files, folders of pictures, or their rgb/ as TAO has them."""
-    classes: Classes = {}
-    for place in sub_folders(folder):
-        names = folder_names(place)
-        clips = [place / name for name in names if name.lower().endswith((*VIDEO, ".npy"))]
-        inner = sub_folders(place) if len(clips) < len(names) else []
-        if inner and (inner[0] / "rgb").is_dir():
-            inner = [clip / "rgb" for clip in inner]
-        if inner and _holds_pictures(inner[0]):
-            clips += inner
-        if clips:
-            classes[place.name] = sorted(clips)
-    return classes
+def _read_parts(folders: Mapping[str, Path], notes: list[str]) -> dict[str, Classes]:
+    """Clips by part and class: video files, or pictures where fewer of the class folders hold files than pictures.
+
+    Never both: pictures beside videos are previews of them. What is passed over is said.
+    """
+    found = {part: {place.name: _look(place) for place in sub_folders(path)} for part, path in folders.items()}
+    places = [place for classes in found.values() for place in classes.values()]
+    of_files = 2 * sum(bool(place.files) for place in places) >= sum(
+        bool(place.files or place.folders) for place in places
+    )
+    parts: dict[str, Classes] = {}
+    passed: list[Path] = []
+    for part, classes in found.items():
+        for name, place in classes.items():
+            clips, rest = (place.files, place.folders) if of_files else (place.folders, place.files)
+            passed += [*rest, *place.other]
+            if clips:
+                parts.setdefault(part, {})[name] = sorted(clips)
+    if parts and passed:
+        kind = "video files" if of_files else "folders of pictures"
+        notes.append(f"the clips are {kind}: {len(passed)} others are passed over, {min(passed)} for example")
+    return parts
+
+
+def _look(folder: Path, depth: int = DEPTH) -> Found:
+    """What lies below a folder; a clip's own pictures, and those of TAO's in rgb/, make it one and are not listed."""
+    found = Found([], [], [])
+    try:
+        with os.scandir(folder) as entries:
+            visible = sorted((entry.name, entry.is_dir()) for entry in entries if entry.name[0] != ".")
+    except OSError:
+        return found
+    for name, is_folder in visible:
+        path = folder / name
+        if not is_folder:
+            (found.files if name.lower().endswith((*VIDEO, ".npy")) else found.other).append(path)
+        elif clip := next((place for place in (path / "rgb", path) if holds_pictures(place)), None):
+            found.folders.append(clip)
+        elif depth == 0:
+            found.other.append(path)
+        else:
+            for kind, more in zip(found, _look(path, depth - 1), strict=True):
+                kind += more
+    return found
 
 
 def _below(path: Path, root: Path) -> str:
     """A path as a list in the root would say it."""
     return str(path.relative_to(root) if path.is_relative_to(root) else path.absolute())
-
-
-def _holds_pictures(folder: Path) -> bool:
-    return any(name.lower().endswith(IMAGE) for name in folder_names(folder))
 
 
 def _dataset_folders(content: Any) -> dict[str, Path]:

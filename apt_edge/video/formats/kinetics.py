@@ -6,13 +6,26 @@ import csv
 from pathlib import Path
 
 from apt_edge.errors import ConfigError
-from apt_edge.video.formats.rows import Listing, Request, Row, Source, header_of, other_parts, part_of, read_source
+from apt_edge.video.formats.rows import (
+    Listing,
+    Request,
+    Row,
+    Source,
+    header_of,
+    other_parts,
+    part_of,
+    read_source,
+    take_part,
+)
 
 NAMES = ("kinetics",)
 
 
 def read_file(source: Source, request: Request) -> Listing | None:
-    """The classes are the sorted names of the train list, for every part; files are looked for in each known copy."""
+    """The classes are the sorted names of the train list, for every part; files are looked for in each known copy.
+
+    A list whose column `split` says several parts is one of all of them; one of a single part is read as it is.
+    """
     lines = source.lines
     header = header_of(lines[0])
     if not {"youtube_id", "time_start", "time_end"} <= set(header):
@@ -23,12 +36,29 @@ def read_file(source: Source, request: Request) -> Listing | None:
             found=f"the header {lines[0][:80]!r}",
             fix="the header is label,youtube_id,time_start,time_end,split",
         )
-    rows = []
+    rows, parts = [], []
     for number, cells in enumerate(csv.reader(lines[1:]), 2):
         if cells:
-            rows.append(_row(source, number, dict(zip(header, cells, strict=False))))
-    names, notes = _names(source, rows)
+            record = dict(zip(header, cells, strict=False))
+            rows.append(_row(source, number, record))
+            parts.append(part_of(record.get("split", "")))
+    if len(set(parts) - {None}) < 2:
+        names, notes = _names(source, rows)
+    else:
+        of_train = {str(row.label) for row, part in zip(rows, parts, strict=True) if row.label and part == "train"}
+        names, notes = _sorted(of_train or {str(row.label) for row in rows if row.label}) or None, []
+        wanted = take_part(dict.fromkeys(filter(None, parts)), request.part, source.path, notes)
+        rows = [row for row, part in zip(rows, parts, strict=True) if part == wanted]
     return Listing(rows, "kinetics", names, folder=source.path.parent, notes=notes)
+
+
+def has_parts(source: Source) -> bool:
+    """Whether a list of Kinetics holds several parts and says which one a video belongs to."""
+    header = header_of(source.lines[0])
+    if not {"youtube_id", "split"} <= set(header):
+        return False
+    rows = (dict(zip(header, next(csv.reader([line]), []), strict=False)) for line in source.lines[1:])
+    return len({part_of(row.get("split", "")) for row in rows} - {None}) > 1
 
 
 def _row(source: Source, number: int, cells: dict[str, str]) -> Row:

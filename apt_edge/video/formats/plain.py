@@ -23,19 +23,24 @@ def read_file(source: Source, request: Request) -> Listing:
     Raises:
         ConfigError: a line has another form than the list's others (its number is in the message).
     """
-    head = source.head
+    head, notes = source.head, list[str]()
     name = "mmaction" if request.format == "mmaction" or _MMACTION.search(source.name) else "videomae"
     if request.format == "rawframes" or (request.format is None and _are_rawframes(head)):
         name, rows = "rawframes", _rows(source, _triple)
     elif all(_TRIPLE.fullmatch(line) and line.endswith(" -1") for line in head):  # `video 0 -1`: for pre-training
         rows = [row._replace(frames=None) for row in _rows(source, _triple)]
-    elif any(_PAIR.fullmatch(line) and not _ends_as_video(line) for line in head):
-        rows = _from_zero(source, _rows(source, _pair))
+    elif any(map(_is_numbered, head)):
+        word = next(filter(_is_named, source.entries), None)
+        if word is None:
+            rows = _from_zero(source, _rows(source, _pair))
+        else:
+            rows = _rows(source, _named)
+            notes = [f"line {word[0]} has a word for its class: numbers are taken as names, too"]
     elif all(_ends_as_video(line) or not re.search(r"[\s,;]", line) for line in head):
         rows = _rows(source, lambda line: Row((_unquoted(line),), None))
     else:
         rows = _rows(source, _named)
-    return Listing(rows, name, folder=source.path.parent)
+    return Listing(rows, name, folder=source.path.parent, notes=notes)
 
 
 def _are_rawframes(head: list[str]) -> bool:
@@ -90,7 +95,7 @@ def _named(line: str) -> Row:
         path, label = match[1], match[3]
     else:
         path, _, label = line.rpartition("," if "," in line else ";")
-    if not path.strip() or not label.strip():
+    if not path.strip() or label.strip() in ("", "-1"):
         raise ValueError("`video label`")
     return Row((_unquoted(path.strip()),), _unquoted(label.strip()))
 
@@ -107,6 +112,21 @@ def _from_zero(source: Source, rows: list[Row]) -> list[Row]:
                 fix="classes count from 0; -1 on every line makes a list without classes",
             )
     return rows
+
+
+def _is_numbered(line: str) -> bool:
+    return bool(_PAIR.fullmatch(line)) and not _ends_as_video(line)
+
+
+def _is_named(entry: tuple[int, str]) -> bool:
+    """Whether a line of a list ends in a word: numbers on the other lines are then names as well."""
+    line = entry[1]
+    if _PAIR.fullmatch(line) or _ends_as_video(line):
+        return False
+    try:
+        return bool(re.search(r"[^\W\d_]", str(_named(line).label)))
+    except ValueError:
+        return False
 
 
 def _ends_as_video(text: str) -> bool:

@@ -7,13 +7,22 @@ from collections.abc import Callable
 from pathlib import Path
 
 from apt_edge.errors import ConfigError
-from apt_edge.video.formats import folders, hmdb51, table, ucf101
-from apt_edge.video.formats.rows import Listing, Request, folder_names, part_of, read_source, sub_folders, take_part
+from apt_edge.video.formats import folders, hmdb51, kinetics, table, ucf101
+from apt_edge.video.formats.rows import (
+    LISTS,
+    Listing,
+    Request,
+    folder_names,
+    may_be_list,
+    part_of,
+    read_source,
+    split_name,
+    sub_folders,
+    take_part,
+)
 
-_EXTENSIONS = (".csv", ".txt", ".tsv", ".jsonl", ".json")  # likeliest first
 _TABLES = (".csv", ".tsv", ".jsonl", ".json")
 _ABOUT_LISTS = re.compile(r"split|list|annot|label|csv|meta|json|anno")
-_NO_LIST = re.compile(r"label|class|answers|map|replacement")
 
 
 def read_root(root: Path, request: Request, read_file: Callable[[Path, Request], Listing]) -> Listing:
@@ -58,9 +67,9 @@ def _lists(place: Path, request: Request) -> dict[str, list[Path]]:
     """Files by the part that they are lists of."""
     found: dict[str, list[Path]] = {}
     for name in folder_names(place):
-        stem, extension = _split_name(name)
+        stem = split_name(name)[0]
         part = part_of(stem)
-        if part is None or extension not in _EXTENSIONS or _NO_LIST.search(stem) or not (place / name).is_file():
+        if part is None or not may_be_list(place / name):
             continue
         split = re.search(r"split_?0?(\d)", stem)
         if split is None or int(split[1]) == request.split:
@@ -70,8 +79,8 @@ def _lists(place: Path, request: Request) -> dict[str, list[Path]]:
 
 def _one(place: Path, paths: list[Path]) -> Path:
     def order(path: Path) -> tuple[bool, bool, int]:
-        stem, extension = _split_name(path.name)
-        return not stem.isalpha(), "rawframes" in stem, _EXTENSIONS.index(extension)
+        stem, extension = split_name(path.name)
+        return not stem.isalpha(), "rawframes" in stem, LISTS.index(extension)
 
     first, *others = sorted(paths, key=order)
     if others and order(first) == order(others[0]):
@@ -85,13 +94,7 @@ def _one(place: Path, paths: list[Path]) -> Path:
 
 def _table(root: Path) -> Path | None:
     """The one table in a folder that says which part each of its videos belongs to."""
-    paths = [root / name for name in folder_names(root) if _split_name(name)[1] in _TABLES]
-    sources = [read_source(path) for path in paths if path.is_file() and not _NO_LIST.search(path.name.lower())]
-    found = [source.path for source in sources if table.has_parts(source)]
+    paths = [root / name for name in folder_names(root) if split_name(name)[1] in _TABLES]
+    sources = [read_source(path) for path in paths if may_be_list(path)]
+    found = [source.path for source in sources if table.has_parts(source) or kinetics.has_parts(source)]
     return _one(root, found) if found else None
-
-
-def _split_name(name: str) -> tuple[str, str]:
-    name = name.lower().removesuffix(".gz")
-    stem, dot, extension = name.rpartition(".")
-    return (stem, dot + extension) if dot else (name, "")

@@ -6,7 +6,7 @@ import csv
 import gzip
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ from apt_edge.errors import ConfigError
 
 VIDEO = (".mp4", ".avi", ".webm", ".mkv", ".mov", ".m4v", ".mpg", ".mpeg", ".ts", ".flv", ".wmv", ".3gp", ".ogv")
 IMAGE = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
+LISTS = (".csv", ".txt", ".tsv", ".jsonl", ".json")  # extensions of lists, likeliest first
 PATH_COLUMNS = (  # likeliest first
     *("path", "video_path", "file_path", "filepath", "file_name", "filename", "file"),
     *("video", "clip", "frame_dir", "video_name", "video_id", "id"),
@@ -29,6 +30,8 @@ _PARTS = {
 }
 _OF_VIDEOS = {"videos", "video", "frames", "rawframes", "clips", "set", "p", "px", "dense", "cache"}
 _PART_OF = {word: part for part, words in _PARTS.items() for word in words}
+_NO_LIST = re.compile(r"label|class|answers|map|replacement")
+_VIDEO_PATH = re.compile(rf"(?i)({'|'.join(map(re.escape, VIDEO))})([\s,;\"]|$)")
 _INSTEAD = {"val": "test", "test": "val"}  # a data set with one held-out part uses it for both
 
 
@@ -53,6 +56,8 @@ class Listing:
         fallback: the same, for when no file names the classes either.
         folder: where the list lies, which relative paths and class names are looked for around.
         notes: for people.
+        file: the list file; None where folders or several files are the list.
+        numbers: class numbers of all its parts, where it holds several and rows are those of one.
     """
 
     rows: list[Row]
@@ -61,6 +66,8 @@ class Listing:
     fallback: list[str] | None = None
     folder: Path = field(default_factory=Path)
     notes: list[str] = field(default_factory=list)
+    file: Path | None = None
+    numbers: set[int] = field(default_factory=set)
 
 
 class Request(NamedTuple):
@@ -154,6 +161,35 @@ def take_part(available: Mapping[str, object], part: str, where: Path, notes: li
     )
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Stem and extension of a list's name in lower case, without .gz."""
+    name = name.lower().removesuffix(".gz")
+    stem, dot, extension = name.rpartition(".")
+    return (stem, dot + extension) if dot else (name, "")
+
+
+def may_be_list(path: Path) -> bool:
+    """Whether a file may list videos: its name speaks of nothing else, or its content does (train_labels.csv)."""
+    if split_name(path.name)[1] not in LISTS or not path.is_file():
+        return False
+    try:
+        return not _NO_LIST.search(path.name.lower()) or names_videos(read_source(path).lines[0])
+    except ConfigError:  # it is told of where it is read as what its name says
+        return False
+
+
+def names_videos(line: str) -> bool:
+    """Whether the first line of a file shows that it lists videos, whatever its name: a header, or a video's path."""
+    columns = {*header_of(line), *header_of(line, "\t"), *header_of(line, ";")}
+    return bool(columns & (set(PATH_COLUMNS) - {"id"})) or bool(_VIDEO_PATH.search(line))
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Class names in the order of their numbers: by number where all are numbers, else by alphabet."""
+    names = list(names)
+    return sorted(names, key=int) if all(name.isdecimal() for name in names) else sorted(names)
+
+
 def other_parts(path: Path) -> dict[str, Path]:
     """Lists beside a list that bear its name but for the part: train.csv of val.csv."""
     own = part_of(path.name)
@@ -182,6 +218,15 @@ def sub_folders(folder: Path) -> list[Path]:
             return sorted(folder / entry.name for entry in entries if entry.name[0] != "." and entry.is_dir())
     except OSError:
         return []
+
+
+def holds_pictures(folder: str | Path) -> bool:
+    """Whether pictures lie in a folder itself; the first that is met decides."""
+    try:
+        with os.scandir(folder) as entries:
+            return any(entry.name.lower().endswith(IMAGE) for entry in entries)
+    except OSError:
+        return False
 
 
 def many_classes(source: Path, number: int, text: str) -> ConfigError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -31,6 +32,7 @@ _COLUMNS = {  # ours: theirs, likeliest first
     "split": ("split", "part", "subset", "set", "partition"),
     "frames": ("total_frames", "num_frames", "frames", "n_frames"),
 }
+_NUMBER = re.compile(r"\d+(\.0+)?")  # tables that were short of a cell hold 1.0 for 1
 Record = Mapping[str, Any]
 
 
@@ -46,9 +48,10 @@ def read_file(source: Source, request: Request) -> Listing | None:
             fix=f"the header needs a column for the path: {', '.join(PATH_COLUMNS[:6])}",
         )
     rows = [_row(source, number, record) for number, record in records]
-    labels = [row.label for row in rows if row.label is not None]
-    if any(isinstance(label, str) for label in labels):  # one name makes all of them names
-        rows = [row if row.label is None else row._replace(label=str(row.label)) for row in rows]
+    labels = [str(row.label) for row in rows if row.label is not None]
+    numbers = {text: int(float(text)) for text in labels if _NUMBER.fullmatch(text)}
+    if labels and all(text in numbers for text in labels):  # one name makes all of them names
+        rows = [row if row.label is None else row._replace(label=numbers[str(row.label)]) for row in rows]
     if 0 < len(labels) < len(rows) and not any("split" in record for _, record in records):
         number = next(number for (number, _), row in zip(records, rows, strict=True) if row.label is None)
         raise ConfigError(
@@ -56,7 +59,8 @@ def read_file(source: Source, request: Request) -> Listing | None:
             fix="give every video a class, or none",
         )
     fallback = sorted({row.label for row in rows if isinstance(row.label, str)}) or None
-    listing = Listing(rows, "table", fallback=fallback, folder=source.path.parent)
+    numbered = {row.label for row in rows if isinstance(row.label, int)}
+    listing = Listing(rows, "table", fallback=fallback, folder=source.path.parent, numbers=numbered)
     return _one_part(source, request, listing, [part_of(str(record.get("split", ""))) for _, record in records])
 
 
@@ -159,8 +163,8 @@ def _row(source: Source, number: int, record: Record) -> Row:
             fix="start and end are seconds from the beginning of the video",
         )
     frames = str(record.get("frames", "")).strip()
-    number_of_class = int(text) if text.isdecimal() else None if text in ("", "-1") else text
-    return Row((path,), number_of_class, start, end, int(frames) if frames.isdecimal() else None)
+    label = None if text in ("", "-1", "-1.0") else text
+    return Row((path,), label, start, end, int(frames) if frames.isdecimal() else None)
 
 
 def _seconds(source: Source, number: int, record: Record, name: str) -> float | None:

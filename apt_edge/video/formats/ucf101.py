@@ -26,7 +26,11 @@ def read_file(source: Source, request: Request) -> Listing | None:
 
 
 def read_root(folders: list[Path], request: Request) -> Listing | None:
-    """The lists of a split anywhere in these folders; val and test are both the published test part."""
+    """The lists of a split anywhere in these folders; val and test are both the published test part.
+
+    Raises:
+        ConfigError: there are lists, and not this one.
+    """
     stem = "trainlist" if request.part == "train" else "testlist"
     for folder in folders:
         path = folder / f"{stem}{request.split:02d}.txt"
@@ -35,6 +39,12 @@ def read_root(folders: list[Path], request: Request) -> Listing | None:
             if listing and request.part == "val":
                 listing.notes.append(f"UCF101 has no val part: the test part of split {request.split} is taken")
             return listing
+        if splits := sorted({int(match[2]) for match in map(_NAME.fullmatch, folder_names(folder)) if match}):
+            raise ConfigError(
+                f"{folder} has no {path.name}",
+                found=f"lists of splits {', '.join(map(str, splits))}",
+                fix="choose one of the three official splits with --split, or take the published lists",
+            )
     return None
 
 
