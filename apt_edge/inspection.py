@@ -16,6 +16,8 @@ from apt_edge.pack import FORMAT as PACK_FORMAT
 from apt_edge.pack import PromptPack
 from apt_edge.runtime.model_dir import ENGINE, SIDECAR, ModelDir
 
+OURS = "apt-edge "  # every format of ours begins with it
+
 
 def inspect(path: Path) -> dict[str, Any]:
     """Describe a pack, a backbone, an exported model directory or an engine; raises AptEdgeError for anything else."""
@@ -37,17 +39,23 @@ def _safetensors(path: Path) -> dict[str, Any]:
         with safe_open(path, framework="np") as file:
             header = file.metadata() or {}
             shapes = [file.get_slice(name).get_shape() for name in file.keys()]  # noqa: SIM118 (not a dict)
-    except (SafetensorError, OSError) as error:
+        config = json.loads(header.get("config", "{}"))
+    except (SafetensorError, OSError, ValueError) as error:
         raise AptEdgeError(
             f"{path} is not a readable safetensors file", found=str(error), fix="copy it again"
         ) from None
     if header.get("format") == PACK_FORMAT:
         return {"kind": "prompt pack", **_pack(path, PromptPack.load(path))}
-    known = {
-        "kind": header.get("format", "safetensors file without a known format"),
+    own = header.get("format", "").startswith(OURS)
+    facts: dict[str, Any] = {
+        "kind": header["format"] if own else "safetensors file of others",
         "numbers": sum(map(math.prod, shapes)),
     }
-    return known | {key: value for key, value in header.items() if key != "format"} | {"bytes": path.stat().st_size}
+    if own:
+        facts |= {key: value for key, value in header.items() if key != "format"} | {"config": config}
+    else:
+        facts["hint"] = f"weights of a backbone are read by: python -m train.convert {path}"
+    return facts | {"bytes": path.stat().st_size}
 
 
 def _pack(path: Path, pack: PromptPack) -> dict[str, Any]:

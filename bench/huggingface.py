@@ -2,22 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from apt_edge.backbone.layouts.huggingface import NAMES
 from apt_edge.backbone.vit import Head, Vit
 from apt_edge.errors import ConfigError, MissingDependency
-
-NAMES = {
-    "layernorm_before": "norm1",
-    "layernorm_after": "norm2",
-    "intermediate.dense": "fc1",
-    "output.dense": "fc2",
-    "attention.output.dense": "attn.proj",
-}
 
 
 class HuggingFaceModel(nn.Module):
@@ -57,17 +49,17 @@ def _empty(vit: Vit, head: Head) -> Any:
         raise MissingDependency(
             "transformers is not installed, which has Hugging Face's VideoMAE", fix="pip install 'apt-edge[bench]'"
         ) from None
-    width, depth, heads, frames, size, tubelet, patch, _, eps = astuple(vit.config)[:9]
+    config = vit.config
     settings: dict[str, Any] = {
-        "image_size": size,
-        "patch_size": patch,
-        "num_frames": frames,
-        "tubelet_size": tubelet,
-        "hidden_size": width,
-        "num_hidden_layers": depth,
-        "num_attention_heads": heads,
-        "intermediate_size": vit.config.hidden,
-        "layer_norm_eps": eps,
+        "image_size": config.size,
+        "patch_size": config.patch,
+        "num_frames": config.frames,
+        "tubelet_size": config.tubelet,
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "num_attention_heads": config.heads,
+        "intermediate_size": config.hidden,
+        "layer_norm_eps": config.eps,
         "use_mean_pooling": True,
         "num_labels": head.linear.out_features,
     }
@@ -79,19 +71,19 @@ def _empty(vit: Vit, head: Head) -> Any:
 
 def _weights(vit: Vit, head: Head) -> dict[str, Tensor]:
     """Our tensors under transformers' names."""
-    projection = "videomae.embeddings.patch_embeddings.projection"
+    projection = f"videomae.{NAMES.patch}"
     assert vit.patch.bias is not None
     weights: dict[str, Tensor] = {f"{projection}.weight": vit.patch.weight, f"{projection}.bias": vit.patch.bias}
     for index in range(vit.config.depth):
-        block, base = vit.block(index), f"videomae.encoder.layer.{index}"
-        for theirs, ours in NAMES.items():
+        block, base = vit.block(index), f"videomae.{NAMES.blocks}{index}."
+        for ours, theirs in NAMES.parts.items():
             for kind in ("weight", "bias"):
-                weights[f"{base}.{theirs}.{kind}"] = block.get_parameter(f"{ours}.{kind}")
-        attention = f"{base}.attention.attention"
-        for part, weight in zip(("query", "key", "value"), block.attn.qkv.weight.chunk(3), strict=True):
-            weights[f"{attention}.{part}.weight"] = weight.contiguous()
-        weights[f"{attention}.query.bias"] = block.attn.q_bias
-        weights[f"{attention}.value.bias"] = block.attn.v_bias
+                weights[f"{base}{theirs}.{kind}"] = block.get_parameter(f"{ours}.{kind}")
+        biases = (block.attn.q_bias, None, block.attn.v_bias)
+        for part, weight, bias in zip(NAMES.split, block.attn.qkv.weight.chunk(3), biases, strict=True):
+            weights[f"{base}{part}.weight"] = weight.contiguous()
+            if bias is not None:
+                weights[f"{base}{part}.bias"] = bias
     return weights | {
         "fc_norm.weight": head.norm.weight,
         "fc_norm.bias": head.norm.bias,

@@ -1,7 +1,9 @@
 """Somebody else's checkpoint as a canonical backbone; with a classifier in it, a pack beside it.
 
-python -m train.convert CHECKPOINT [--out FILE] [--half] [--heads N] [--frames N] [--size N] [--labels FILE] [--json]
+python -m train.convert CHECKPOINT [--out FILE] [--half] [--heads N] [--frames N] [--size N] [--clip-form FORM]
+                        [--labels FILE] [--json]
 
+OpenAI's CLIP becomes one of two backbones: `--clip-form joint` or `--clip-form per-frame`, which is settled then.
 CHECKPOINT is a file, a folder or owner/name on the Hugging Face hub, in one of the layouts of
 `apt_edge.backbone.layouts`. Nothing in it is executed.
 
@@ -21,14 +23,17 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 from tqdm import tqdm
 
-from apt_edge.backbone.checkpoints import read_checkpoint, tensors_hash, write_backbone
+from apt_edge.backbone.checkpoints import FORMAT, read_checkpoint, tensors_hash, write_backbone
 from apt_edge.backbone.layouts.base import Converted, ForeignHead, Prompts
 from apt_edge.backbone.layouts.clip import FORMS
+from apt_edge.backbone.layouts.settings import text, whole
 from apt_edge.clip import ClipSpec
-from apt_edge.errors import ConfigError, run_tool
+from apt_edge.errors import ConfigError, PackError, run_tool
+from apt_edge.pack import FORMAT as PACK_FORMAT
 from apt_edge.pack import BackboneRef, FoldedKV, PromptPack
 from apt_edge.video.labels import read_labels
 
@@ -57,10 +62,15 @@ def convert(
 
     Raises:
         BackboneError: the checkpoint cannot be used.
-        ConfigError: labels that do not fit, or an `out` that would overwrite the source.
+        ConfigError: labels that do not fit, or an `out` that would overwrite something else than what this wrote.
     """
     found = read_checkpoint(source, **forced)
     target = _target(source, found, out)
+    beside = target.with_name(f"{target.stem}.pack.safetensors")
+    if found.head is not None:
+        _refuse_foreign(beside, PACK_FORMAT)
+    elif labels:
+        raise ConfigError(f"{source} has no classifier whose classes could be named", fix="leave --labels out")
     numbers = sum(tensor.numel() for tensor in found.tensors.values())
     if found.head is None and found.apt is not None:
         found.notes.append("the prompts are left out: there is no classifier that they were trained with")
@@ -71,7 +81,7 @@ def convert(
         pack = None if found.head is None else _pack(found, found.head, target, sha256, labels)
         header = {"sha256": sha256, "source": str(source), "layout": found.layout}
         write_backbone(target, found.config, found.tensors, half, header, bar.update)
-    beside = target.with_name(f"{target.stem}.pack.safetensors")
+    _remove_stale(beside, sha256, found.notes)
     if pack is not None:
         pack.save(beside)
     return {
@@ -100,7 +110,40 @@ def _target(source: str | Path, found: Converted, out: str | Path | None) -> Pat
         raise ConfigError(f"{target} does not end in .safetensors", fix="name the file so")
     if target.exists() and target.samefile(found.path):
         raise ConfigError(f"{target} is the checkpoint itself", fix="name another file: --out FILE.safetensors")
+    _refuse_foreign(target, FORMAT)
     return target
+
+
+def _refuse_foreign(target: Path, kind: str) -> None:
+    """Nothing is overwritten but what this tool may have written."""
+    if target.exists() and (found := _format_of(target)) != kind:
+        raise ConfigError(
+            f"{target} is there already, and is something else than what would be written",
+            found=found or "a file of others",
+            fix="name another file: --out FILE.safetensors",
+        )
+
+
+def _remove_stale(pack: Path, sha256: str, notes: list[str]) -> None:
+    """Take away the pack of a backbone that has been replaced; stopped before this, it is refused by its hash."""
+    if _format_of(pack) != PACK_FORMAT:
+        return
+    try:
+        stale = PromptPack.load(pack).backbone.sha256 != sha256
+    except PackError:
+        stale = True
+    if stale:
+        pack.unlink()
+        notes.append(f"{pack} was removed: it belonged to the backbone that was here before")
+
+
+def _format_of(path: Path) -> str:
+    """What a file of this project calls itself; empty for every other one."""
+    try:
+        with safe_open(path, framework="np") as file:
+            return (file.metadata() or {}).get("format", "")
+    except (SafetensorError, OSError):
+        return ""
 
 
 def _pack(found: Converted, head: ForeignHead, target: Path, sha256: str, labels: str | Path | None) -> PromptPack:
@@ -169,11 +212,11 @@ def _clip(found: Converted, labels: Sequence[str]) -> ClipSpec:
     Something-Something is sampled in segments; its class names give it away.
     """
     frames, size = found.config.frames, found.config.size
-    data = str(found.args.get("data_set", "")).upper()
+    data = (text(found.args, "data_set") or "").upper()
     if data == "SSV2" or (not data and sum("something" in name.lower() for name in labels) > len(labels) / 2):
         found.notes.append(f"clips: {frames} frames, one of each of {frames} parts, as for Something-Something v2")
         return ClipSpec(frames=frames, size=size, sampling="segments")
-    stride = found.args.get("sampling_rate")
+    stride = whole(found.args, "sampling_rate")
     found.notes.append(
         f"clips: {frames} frames, {'every' if stride else 'assumed to be every'} {stride or 4}th of the video"
     )
@@ -212,7 +255,9 @@ def main() -> None:
     parser.add_argument("--heads", type=int, help="attention heads, where the checkpoint does not decide them")
     parser.add_argument("--frames", type=int, help="frames of a clip")
     parser.add_argument("--size", type=int, help="pixels of a side")
-    parser.add_argument("--clip-form", choices=FORMS, help="how OpenAI's CLIP reads a video (default: joint)")
+    parser.add_argument(
+        "--clip-form", choices=FORMS, help="how OpenAI's CLIP reads a video: joint (default), or per-frame"
+    )
     parser.add_argument("--labels", help="file of class names, for the pack")
     parser.add_argument("--json", action="store_true", help="print the whole report as JSON")
     arguments = parser.parse_args()

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import warnings
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
 from pathlib import Path
@@ -15,8 +15,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from apt_edge.backbone.checks import check_config, check_fits, check_stored
 from apt_edge.backbone.layouts import LAYOUTS, find_layout
-from apt_edge.backbone.layouts.base import Converted, Hints
+from apt_edge.backbone.layouts.base import Converted, Hints, Joined, check_finite, usual_heads
 from apt_edge.backbone.sources import Stored, locate, read
 from apt_edge.backbone.vit import SIZES, Vit, VitConfig, size_by_name
 from apt_edge.errors import AptEdgeError, BackboneError
@@ -29,6 +30,7 @@ UNSEEN = {
 }
 TYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}  # safetensors' names
 Advance = Callable[[int], object]
+_said: set[str] = set()
 
 
 def backbone_hash(vit: Vit) -> str:
@@ -39,19 +41,25 @@ def backbone_hash(vit: Vit) -> str:
 def tensors_hash(config: VitConfig, tensors: Mapping[str, Tensor], half: bool = False, advance: Advance = int) -> str:
     """sha256 over names, shapes and float32 bytes of every tensor, in the order of their names.
 
-    What no tensor shows (`UNSEEN`) counts where it is not VideoMAE's own: the same weights with other epsilons are
-    another backbone.
+    What no tensor shows (`UNSEEN`, the number of heads) counts where it is not VideoMAE's own: the same weights with
+    other epsilons are another backbone.
 
     Args:
         config: of the backbone.
         tensors: its weights.
         half: as `write_backbone` stores them when `half`.
         advance: told the numbers of each tensor when it is done.
+
+    Raises:
+        BackboneError: a number that is none, or infinite, or that float16 cannot hold.
     """
     digest = hashlib.sha256()
-    own = {name: getattr(config, name) for name in UNSEEN}
-    digest.update("".join(f"{name}={value}" for name, value in own.items() if value != UNSEEN[name]).encode())
-    for name, tensor in sorted(tensors.items()):
+    usual = UNSEEN | {"heads": usual_heads(config.width)}
+    own = {name: getattr(config, name) for name in usual}
+    digest.update("".join(f"{name}={value}" for name, value in own.items() if value != usual[name]).encode())
+    for name in sorted(tensors):
+        tensor = tensors[name]
+        check_finite(name, tensor)
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(_bytes(_stored(tensor, half).float()))
         advance(tensor.numel())
@@ -85,6 +93,7 @@ def write_backbone(
         BackboneError: a number that float16 cannot hold.
     """
     types = {name: torch.float16 if half else _type(tensor) for name, tensor in tensors.items()}
+    shapes = {name: tensor.shape for name, tensor in tensors.items()}
     # Wide types first, as safetensors' own writer does: every tensor is aligned.
     names = sorted(tensors, key=lambda name: (-types[name].itemsize, name))
     header: dict[str, object] = {
@@ -92,15 +101,15 @@ def write_backbone(
     }
     end = 0
     for name in names:
-        start, end = end, end + tensors[name].numel() * types[name].itemsize
-        header[name] = {"dtype": TYPES[types[name]], "shape": list(tensors[name].shape), "data_offsets": [start, end]}
+        start, end = end, end + shapes[name].numel() * types[name].itemsize
+        header[name] = {"dtype": TYPES[types[name]], "shape": list(shapes[name]), "data_offsets": [start, end]}
     text = json.dumps(header).encode()
     text += b" " * (-len(text) % 8)
     with atomic(path) as temporary, temporary.open("wb") as file:
         file.write(len(text).to_bytes(8, "little") + text)
         for name in names:
             file.write(_bytes(_stored(tensors[name], half)))
-            advance(tensors[name].numel())
+            advance(shapes[name].numel())
 
 
 def _type(tensor: Tensor) -> torch.dtype:
@@ -128,7 +137,7 @@ def load_backbone(source: str | Path) -> Vit:
     Args:
         source: a canonical `.safetensors` file, a checkpoint in one of the `LAYOUTS` (file, folder, or owner/name on
             the Hugging Face hub), the name of an embedded backbone (`nano`), or `random:<size>` for random weights from
-            seed 0 (benchmarks and tests). What a user should know of a foreign checkpoint is a warning.
+            seed 0 (benchmarks and tests). What a user should know of a foreign checkpoint is said on stderr, once.
 
     Raises:
         BackboneError: the weights are missing, damaged or not a backbone's, or reading them would execute code.
@@ -138,11 +147,19 @@ def load_backbone(source: str | Path) -> Vit:
         return random_backbone(text.removeprefix("random:"))
     converted = read_checkpoint(source)
     for warning in converted.warnings:
-        warnings.warn(f"{source}: {warning}", stacklevel=2)
+        _say_once(f"{source}: {warning}")
+    for name, tensor in converted.tensors.items():
+        check_finite(name, tensor)
     with torch.device("meta"):  # drawing random weights first would take longer than everything else
         vit = Vit(converted.config)
     vit.load_state_dict({name: _float32(tensor) for name, tensor in converted.tensors.items()}, assign=True)
     return freeze(vit)
+
+
+def _say_once(line: str) -> None:
+    if line not in _said:
+        _said.add(line)
+        print(f"warning: {line}", file=sys.stderr)
 
 
 def _float32(tensor: Tensor) -> Tensor:
@@ -170,6 +187,7 @@ def read_checkpoint(
     """
     embedded = EMBEDDED / f"{source}.safetensors"
     stored = read(embedded if str(source) in SIZES and embedded.is_file() else locate(source))
+    check_stored(stored)
     if stored.header.get("format") == FORMAT:
         converted = _canonical(stored, {"heads": heads, "frames": frames, "size": size, "clip_form": clip_form})
     else:
@@ -179,10 +197,16 @@ def read_checkpoint(
             converted = LAYOUTS[layout].convert(stored.tensors, hints)
         except AptEdgeError as error:
             raise BackboneError(f"{source}: {error.wrong}", found=error.found, fix=error.fix) from None
+        if clip_form is not None and layout != "clip":
+            raise BackboneError(
+                f"{source} is no CLIP, whose form could be chosen",
+                found=f"layout {layout}",
+                fix="leave --clip-form out",
+            )
         converted.layout = layout
         converted.ignored |= dict.fromkeys(stored.beside, "stands beside the weights")
     converted.path, converted.args = stored.path, stored.args
-    _check(converted, str(source))
+    check_fits(converted, str(source))
     return converted
 
 
@@ -194,39 +218,14 @@ def _canonical(stored: Stored, forced: Mapping[str, object]) -> Converted:
         )
     try:
         config = VitConfig(**json.loads(stored.header["config"]))
+        check_config(config, stored.tensors)
     except (KeyError, ValueError, TypeError) as error:
         raise BackboneError(
             f"{stored.path} holds no backbone configuration that is known",
             found=str(error),
             fix="convert its source again",
         ) from None
-    return Converted(config, stored.tensors, {name: name for name in stored.tensors}, layout="apt-edge")
-
-
-def _check(converted: Converted, source: str) -> None:
-    """Names and shapes must be those of the backbone that the configuration makes."""
-    _refuse_missing(converted.missing, source)
-    with torch.device("meta"):
-        expected = {name: tuple(tensor.shape) for name, tensor in Vit(converted.config).state_dict().items()}
-    found = {name: tuple(tensor.shape) for name, tensor in converted.tensors.items()}
-    _refuse_missing(sorted(expected.keys() - found.keys()), source)
-    if wrong := [name for name in found if found[name] != expected.get(name)]:
-        raise BackboneError(
-            f"the tensors in {source} do not fit its own configuration",
-            found="; ".join(f"{n} {list(found[n])} instead of {list(expected.get(n, ()))}" for n in wrong[:3]),
-            fix="give a checkpoint whose blocks have the same sizes",
-        )
-    if other := [name for name, tensor in converted.tensors.items() if not tensor.is_floating_point()]:
-        raise BackboneError(f"{source} holds quantised weights", found=other[0], fix="give them in float32 or float16")
-
-
-def _refuse_missing(missing: list[str], source: str) -> None:
-    if missing:
-        raise BackboneError(
-            f"{source} lacks {len(missing)} tensors of a backbone",
-            found="no " + ", ".join(missing[:6]) + (" ..." if len(missing) > 6 else ""),
-            fix="give the whole checkpoint",
-        )
+    return Converted(config, Joined(stored.tensors), {name: name for name in stored.tensors}, layout="apt-edge")
 
 
 def random_backbone(size: str, seed: int = 0) -> Vit:

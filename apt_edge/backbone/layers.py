@@ -1,9 +1,11 @@
-"""What the backbone is made of beside its blocks: norm, activation and table of positions.
+"""What the backbone is made of beside its blocks: norm, activations, class tokens, first weights, table of positions.
 
-Shapes: N video tokens, C width.
+Shapes: B batch, N video tokens, S time steps, C width.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +24,23 @@ class LayerNorm(nn.LayerNorm):
 def quick_gelu(x: Tensor) -> Tensor:
     """CLIP's activation."""
     return x * torch.sigmoid(1.702 * x)
+
+
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {"videomae": F.gelu, "clip": quick_gelu}  # of each family
+
+
+def behind_class_tokens(x_BNC: Tensor, steps: int) -> Tensor:
+    """`[B, N, C]` as `[B, N + S, C]`: each time step behind a zero, which its position makes a class token."""
+    x_BSNC = x_BNC.unflatten(1, (steps, -1))
+    return torch.cat([torch.zeros_like(x_BSNC[:, :, :1]), x_BSNC], dim=2).flatten(1, 2)
+
+
+def initialise(module: nn.Module) -> None:
+    """First weights of a linear layer: normal 0.02 cut at two units, biases zero; others keep PyTorch's."""
+    if isinstance(module, nn.Linear):
+        nn.init.trunc_normal_(module.weight, std=0.02)
+        if module.bias is not None:
+            nn.init.zeros_(module.bias)
 
 
 def sincos_positions(tokens: int, width: int) -> Tensor:

@@ -10,7 +10,7 @@ without a class token, or per frame, where each time step attends to itself alon
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from apt_edge.backbone.constant_rows import attend_constant_rows, only_prompts_train
-from apt_edge.backbone.layers import LayerNorm, quick_gelu, sincos_positions
+from apt_edge.backbone.layers import ACTIVATIONS, LayerNorm, behind_class_tokens, initialise, sincos_positions
 from apt_edge.errors import ConfigError
 
 
@@ -189,7 +189,7 @@ class Block(nn.Module):
         self.norm2 = LayerNorm(width, eps=config.eps)
         self.fc1 = nn.Linear(width, config.hidden)
         self.fc2 = nn.Linear(config.hidden, width)
-        self.activation: Callable[[Tensor], Tensor] = quick_gelu if config.family == "clip" else F.gelu
+        self.activation = ACTIVATIONS[config.family]
 
     def forward(self, x_BNC: Tensor, extra: ExtraKV | None = None) -> Tensor:
         x_BNC = self.attended(x_BNC, extra)
@@ -216,7 +216,7 @@ class Vit(nn.Module):
 
     def __init__(self, config: VitConfig) -> None:
         super().__init__()
-        if config.family not in ("videomae", "clip") or (config.per_frame and config.family != "clip"):
+        if config.family not in ACTIVATIONS or (config.per_frame and config.family != "clip"):
             form = "per-frame" if config.per_frame else "joint"
             raise ConfigError(f"there is no {form} form of the family {config.family!r}", fix="take videomae or clip")
         self.config = config
@@ -224,7 +224,7 @@ class Vit(nn.Module):
         self.patch = nn.Conv3d(3, config.width, kernel, stride=kernel)
         self.blocks = nn.ModuleList(Block(config) for _ in range(config.depth))
         self.norm_pre = LayerNorm(config.width, eps=config.eps) if config.family == "clip" else nn.Identity()
-        self.apply(_initialise)
+        self.apply(initialise)
         if config.family == "clip":  # a class token lies in its position
             self.positions = nn.Parameter(nn.init.trunc_normal_(torch.empty(1, config.tokens, config.width), std=0.02))
         else:  # not a weight: VideoMAE keeps the table out of its checkpoints too
@@ -243,8 +243,7 @@ class Vit(nn.Module):
         """
         x_BNC = self.patch(clip_BCTHW).flatten(2).transpose(1, 2)
         if self.config.per_frame:
-            steps = x_BNC.unflatten(1, (self.config.steps, -1))
-            x_BNC = torch.cat([torch.zeros_like(steps[:, :, :1]), steps], dim=2).flatten(1, 2)
+            x_BNC = behind_class_tokens(x_BNC, self.config.steps)
         return self.norm_pre(x_BNC + self.positions)
 
     def run_blocks(
@@ -290,10 +289,3 @@ class Head(nn.Module):
     def folded(self) -> Head:
         """The head after training: norm and linear classifier alone."""
         return self
-
-
-def _initialise(module: nn.Module) -> None:
-    if isinstance(module, nn.Linear):
-        nn.init.trunc_normal_(module.weight, std=0.02)
-        if module.bias is not None:
-            nn.init.zeros_(module.bias)

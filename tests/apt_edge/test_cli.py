@@ -11,7 +11,10 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from apt_edge.backbone.checkpoints import save_backbone
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.ort import OrtSession
 from apt_edge.runtime.predictor import Predictor
@@ -109,6 +112,14 @@ def test_inspect_knows_every_kind_of_file(tiny_vit, tiny_frames, tmp_path):
     assert (model["kind"], model["precision"], model["attention"]) == ("exported model", "float16", 2)
     engine = json.loads(apt_edge("inspect", tmp_path / "m" / "model.engine", "--json").stdout)
     assert "describes another engine" in engine["known"]
+    save_backbone(tmp_path / "b.safetensors", tiny_vit)
+    backbone = json.loads(apt_edge("inspect", tmp_path / "b.safetensors", "--json").stdout)
+    assert (backbone["kind"], backbone["config"]["family"], backbone["config"]["per_frame"]) == (
+        *("apt-edge backbone 1", "videomae"),
+        False,
+    )
+    save_file({"x": torch.ones(3)}, tmp_path / "x.safetensors")
+    assert "python -m train.convert" in apt_edge("inspect", tmp_path / "x.safetensors").stdout
     done = apt_edge("inspect", tmp_path)
     assert (done.returncode, "Traceback" in done.stderr) == (1, False)
 

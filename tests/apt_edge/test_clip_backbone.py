@@ -120,7 +120,8 @@ def test_the_image_encoder_is_found_alone_and_beside_the_text_encoder(form, pref
         assert found.ignored["transformer.resblocks.0.attn.in_proj_weight"] == "the text encoder"
     assert (f"{prefix}class_embedding" in found.ignored) == (form == "joint")
     assert not found.missing
-    assert any("own definition" in note for note in found.notes)
+    assert any("own definition" in text and "--clip-form" in text for text in found.warnings)
+    assert any(f"clip.mean = {list(clip.CLIP_MEAN)}" in text for text in found.warnings)
 
 
 def archive(tensors: dict[str, Tensor]) -> torch.jit.ScriptModule:

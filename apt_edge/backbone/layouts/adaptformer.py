@@ -14,13 +14,12 @@ from apt_edge.backbone.layouts.base import (
     depth_of,
     sizes,
 )
-from apt_edge.backbone.layouts.blocks import Names, explain, take_head
+from apt_edge.backbone.layouts.blocks import LAST_NORM, LONE_NORM, Names, explain, take_head
 
 NAMES = Names(
     patch="patch_embed.proj",
     blocks="blocks.",
     parts={"norm1": "norm1", "attn.proj": "attn.proj", "norm2": "norm2", "fc1": "fc1", "fc2": "fc2"},
-    joint="",
     split=("attn.q_proj", "attn.k_proj", "attn.v_proj"),
     bias="attn.{}_bias",
 )
@@ -38,7 +37,7 @@ def convert(tensors: Tensors, hints: Hints) -> Converted:
     """The tensors under our names; raises BackboneError when it is not a backbone of VideoMAE's kind."""
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     warnings: list[str] = []
-    depth, hidden = depth_of(shapes, NAMES.blocks), shapes.get("blocks.0.fc1.weight", (0,))[0]
+    depth, hidden = depth_of(shapes, NAMES.blocks), (shapes.get("blocks.0.fc1.weight") or (0,))[0]
     result = Converted(sizes(depth, shapes[f"{NAMES.patch}.weight"], hidden, hints, warnings), warnings=warnings)
     NAMES.convert(tensors, "", result)
     tuned = [name for name in tensors if "adaptmlp" in name.split(".") or name.startswith("embeddings.")]
@@ -50,9 +49,9 @@ def convert(tensors: Tensors, hints: Hints) -> Converted:
     if "pos_embed" in tensors:
         result.ignored["pos_embed"] = check_positions("pos_embed", tensors["pos_embed"], result.config)
     reasons = {
-        "norm.": "the norm behind the last block: the mean over the tokens is taken before it",
+        "norm.": LAST_NORM,
         "head.": "a head that does not stand alone behind the mean and its norm",
-        "fc_norm.": "a norm behind the mean without a head",
+        "fc_norm.": LONE_NORM,
     }
     explain(tensors, result, reasons, NAMES.blocks)
     return result

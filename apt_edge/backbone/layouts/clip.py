@@ -14,18 +14,22 @@ from dataclasses import replace
 import torch
 
 from apt_edge.backbone.layouts.base import Converted, Hints, Shapes, Tensors, depth_of, sizes
+from apt_edge.backbone.layouts.blocks import Names, explain
 from apt_edge.backbone.vit import VitConfig
 from apt_edge.errors import BackboneError
 
 FORMS = {"joint": (16, 2), "per-frame": (8, 1)}  # frames and tubelet
 EPS = 1e-5
-BLOCKS = "transformer.resblocks."
-NAMES = {"norm1": "ln_1", "norm2": "ln_2", "attn.proj": "attn.out_proj", "fc1": "mlp.c_fc", "fc2": "mlp.c_proj"}
-NEEDED = ("conv1.weight", "class_embedding", "positional_embedding", f"{BLOCKS}0.attn.in_proj_weight")
-MEAN, STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+NAMES = Names(
+    patch="conv1",
+    blocks="transformer.resblocks.",
+    parts={"norm1": "ln_1", "norm2": "ln_2", "attn.proj": "attn.out_proj", "fc1": "mlp.c_fc", "fc2": "mlp.c_proj"},
+    joint=("attn.in_proj_weight", "attn.in_proj_bias"),
+)
+NEEDED = ("conv1.weight", "class_embedding", "positional_embedding", f"{NAMES.blocks}0.attn.in_proj_weight")
+CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 UNUSED = {
-    "ln_post.weight": "the norm between mean and classifier is trained anew",
-    "ln_post.bias": "the norm between mean and classifier is trained anew",
+    "ln_post.": "the norm between mean and classifier is trained anew",
     "proj": "the projection into the space that images and texts share",
     "class_embedding": "the joint form has no class token",
 }
@@ -37,7 +41,11 @@ def recognises(shapes: Shapes) -> bool:
 
 
 def _prefix(shapes: Shapes) -> str | None:
-    return next((p for p in ("visual.", "") if all(p + name in shapes for name in NEEDED)), None)
+    for prefix in ("visual.", ""):
+        filters, token, positions, _ = (shapes.get(prefix + name) for name in NEEDED)
+        if filters and token and positions and len(filters) == 4 and positions[1:] == token == filters[:1]:
+            return prefix
+    return None
 
 
 def convert(tensors: Tensors, hints: Hints) -> Converted:
@@ -55,41 +63,33 @@ def convert(tensors: Tensors, hints: Hints) -> Converted:
         raise BackboneError(f"CLIP has no form {form!r} on video", fix=f"choose one of {', '.join(FORMS)}")
     found = Converted(_config(own, form, hints, warnings), warnings=warnings)
     _embedding(found, own)
-    for index in range(found.config.depth):
-        _block(found, own, index)
-    _leave_out(found, own, prefix)
-    found.ignored |= {name: "the text encoder" for name in tensors if not name.startswith(prefix)}
     found.used = {ours: " + ".join(prefix + part for part in names.split(" + ")) for ours, names in found.used.items()}
     found.missing = [prefix + name for name in found.missing]
-    found.notes += [
-        f"the {form} form of CLIP on video is apt-edge's own definition: others' figures are of other models",
-        "the activation is that of OpenAI's own weights, x sigmoid(1.702 x); the file does not say it",
-        f"CLIP was trained on other colours than VideoMAE: set clip.mean = {list(MEAN)} and clip.std = {list(STD)}",
+    NAMES.convert_blocks(tensors, prefix, found)
+    found.ignored |= {name: "the text encoder" for name in tensors if not name.startswith(prefix)}
+    explain(tensors, found, {prefix + name: why for name, why in UNUSED.items()}, prefix + NAMES.blocks)
+    found.notes.append("the activation is that of OpenAI's own weights, x sigmoid(1.702 x); the file does not say it")
+    found.warnings += [
+        f"the {form} form of CLIP on video is apt-edge's own definition: others' figures are of other models "
+        f"(python -m train.convert CHECKPOINT --clip-form {' or '.join(FORMS)})",
+        "CLIP was trained on other colours than VideoMAE: "
+        f"set clip.mean = {list(CLIP_MEAN)} and clip.std = {list(CLIP_STD)}",
     ]
     return found
-
-
-def _leave_out(found: Converted, own: Tensors, prefix: str) -> None:
-    used = {part for names in found.used.values() for part in names.split(" + ")}
-    for name in own:
-        if name in used:
-            continue
-        if name.startswith(BLOCKS) and name.split(".")[2].isdecimal():
-            raise BackboneError(
-                "this backbone computes something else than CLIP's image encoder",
-                found=f"{prefix}{name}",
-                fix="give OpenAI's own weights, without adapters",
-            )
-        found.ignored[prefix + name] = UNUSED.get(name, "no part of the image encoder")
 
 
 def _config(own: Tensors, form: str, hints: Hints, warnings: list[str]) -> VitConfig:
     width, colours, *patch = own["conv1.weight"].shape
     frames, tubelet = FORMS[form]
-    hidden = own[f"{BLOCKS}0.mlp.c_fc.weight"].shape[0] if f"{BLOCKS}0.mlp.c_fc.weight" in own else 4 * width
+    inner = f"{NAMES.blocks}0.mlp.c_fc.weight"
+    hidden = len(own[inner]) if inner in own else 4 * width
     side = round((len(own["positional_embedding"]) - 1) ** 0.5)
-    known = replace(hints, frames=hints.frames or frames, size=hints.size or side * patch[0])
-    depth = depth_of({name: tuple(tensor.shape) for name, tensor in own.items()}, BLOCKS)
+    known = replace(
+        hints,
+        frames=frames if hints.frames is None else hints.frames,
+        size=side * patch[0] if hints.size is None else hints.size,
+    )
+    depth = depth_of(own, NAMES.blocks)
     config = sizes(depth, (width, colours, tubelet, *patch), hidden, known, warnings, eps=EPS)
     _, height, across = config.grid
     if len(own["positional_embedding"]) != height * across + 1:
@@ -105,29 +105,14 @@ def _embedding(found: Converted, own: Tensors) -> None:
     """Patches, positions and the norm behind them; what is computed is float32."""
     config, positions = found.config, own["positional_embedding"].float()
     patch = own["conv1.weight"].float()[:, :, None] / config.tubelet
-    found.tensors["patch.weight"] = patch.repeat(1, 1, config.tubelet, 1, 1)
-    found.tensors["patch.bias"] = torch.zeros(config.width)
+    found.tensors.put("patch.weight", patch.repeat(1, 1, config.tubelet, 1, 1))
+    found.tensors.put("patch.bias", torch.zeros(config.width))
     found.used["patch.weight"], found.used["positions"] = "conv1.weight", "positional_embedding"
     if config.per_frame:
         positions = torch.cat([positions[:1] + own["class_embedding"].float(), positions[1:]])
         found.used["positions"] += " + class_embedding"
     else:
         positions = positions[1:]
-    found.tensors["positions"] = positions.repeat(config.grid[0], 1)[None]
+    found.tensors.put("positions", positions.repeat(config.grid[0], 1)[None])
     for kind in ("weight", "bias"):
         found.take(f"norm_pre.{kind}", f"ln_pre.{kind}", own)
-
-
-def _block(found: Converted, own: Tensors, index: int) -> None:
-    base = f"{BLOCKS}{index}"
-    for ours, theirs in NAMES.items():
-        for kind in ("weight", "bias"):
-            found.take(f"blocks.{index}.{ours}.{kind}", f"{base}.{theirs}.{kind}", own)
-    found.take(f"blocks.{index}.attn.qkv.weight", f"{base}.attn.in_proj_weight", own)
-    joint = f"{base}.attn.in_proj_bias"
-    if joint not in own:
-        found.missing.append(joint)
-        return
-    for part, bias in zip("qkv", own[joint].chunk(3), strict=True):
-        name = f"blocks.{index}.attn.{part}_bias"
-        found.tensors[name], found.used[name] = bias.clone(), joint  # files want no tensors that share memory

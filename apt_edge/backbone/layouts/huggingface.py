@@ -5,8 +5,12 @@ The blocks' epsilon stands in config.json (1e-12 by default), that of the norm b
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from apt_edge.backbone.layouts.base import Converted, Hints, Shapes, Tensors, check_positions, depth_of, sizes
-from apt_edge.backbone.layouts.blocks import Names, explain, take_head
+from apt_edge.backbone.layouts.blocks import DECODER, LAST_NORM, LONE_NORM, Names, explain, take_head
+from apt_edge.backbone.layouts.settings import Settings, class_names, epsilon, side, text, whole
+from apt_edge.backbone.vit import VitConfig
 from apt_edge.errors import BackboneError
 
 NAMES = Names(
@@ -19,13 +23,11 @@ NAMES = Names(
         "fc1": "intermediate.dense",
         "fc2": "output.dense",
     },
-    joint="",
-    split=tuple(f"attention.attention.{part}" for part in ("query", "key", "value")),  # type: ignore[arg-type]
+    split=("attention.attention.query", "attention.attention.key", "attention.attention.value"),
     bias="attention.attention.{}_bias",
 )
 WEIGHT = f"{NAMES.patch}.weight"
 EPS, HEAD_EPS = 1e-12, 1e-5
-DECODER = "part of the pre-training's decoder"
 
 
 def recognises(shapes: Shapes) -> bool:
@@ -42,8 +44,8 @@ def convert(tensors: Tensors, hints: Hints) -> Converted:
     prefix = next(name for name in tensors if name.endswith(WEIGHT)).removesuffix(WEIGHT)
     outer = prefix.removesuffix("videomae.")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
-    activation = hints.config.get("hidden_act", "gelu")
-    if activation != "gelu":
+    activation = text(hints.config, "hidden_act")
+    if activation not in (None, "gelu"):
         raise BackboneError(
             "this backbone computes something else than VideoMAE's",
             found=f"hidden_act {activation!r} in config.json",
@@ -53,12 +55,13 @@ def convert(tensors: Tensors, hints: Hints) -> Converted:
     config = sizes(
         depth_of(shapes, prefix + NAMES.blocks),
         shapes[prefix + WEIGHT],
-        shapes.get(f"{prefix}{NAMES.blocks}0.intermediate.dense.weight", (0,))[0],
+        (shapes.get(f"{prefix}{NAMES.blocks}0.intermediate.dense.weight") or (0,))[0],
         hints,
         warnings,
-        eps=hints.config.get("layer_norm_eps", EPS),
+        eps=epsilon(hints.config, "layer_norm_eps") or EPS,
         head_eps=HEAD_EPS,
     )
+    warnings += _contradictions(hints, config)
     result = Converted(config, warnings=warnings)
     if not hints.config:
         result.notes.append(
@@ -77,17 +80,36 @@ def convert(tensors: Tensors, hints: Hints) -> Converted:
     if name in tensors:
         result.ignored[name] = check_positions(name, tensors[name], config)
     reasons = {
-        f"{prefix}layernorm.": "the norm behind the last block: the mean over the tokens is taken before it",
+        f"{prefix}layernorm.": LAST_NORM,
         f"{outer}classifier.": "a classifier of the first token",
-        f"{outer}fc_norm.": "a norm behind the mean without a classifier",
+        f"{outer}fc_norm.": LONE_NORM,
         **dict.fromkeys((f"{outer}decoder.", f"{outer}encoder_to_decoder.", f"{outer}mask_token"), DECODER),
     }
     explain(tensors, result, reasons, prefix + NAMES.blocks)
     return result
 
 
+def _contradictions(hints: Hints, config: VitConfig) -> list[str]:
+    """What config.json says otherwise than the tensors show."""
+    shown: dict[str, tuple[object, Callable[[Settings, str], object]]] = {
+        "model_type": ("videomae", text),
+        "hidden_size": (config.width, whole),
+        "num_hidden_layers": (config.depth, whole),
+        "intermediate_size": (config.hidden, whole),
+        "tubelet_size": (config.tubelet, whole),
+        "patch_size": (config.patch, side),
+        "num_channels": (3, whole),
+    }
+    said = {key: read(hints.config, key) for key, (_, read) in shown.items()}
+    return [
+        f"config.json says {key} = {said[key]}, the tensors are those of {value}: they are followed. Is it their file?"
+        for key, (value, _) in shown.items()
+        if said[key] not in (None, value)
+    ]
+
+
 def _labels(hints: Hints, classes: int) -> list[str] | None:
     """Class names of config.json, unless they are the placeholders that transformers fills in."""
-    names = {int(index): str(name) for index, name in hints.config.get("id2label", {}).items()}
+    names = class_names(hints.config, "id2label")
     labels = [names.get(index, f"LABEL_{index}") for index in range(classes)]
     return None if labels == [f"LABEL_{index}" for index in range(classes)] else labels

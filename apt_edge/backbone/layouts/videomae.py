@@ -5,31 +5,29 @@ Names stand behind a prefix that depends on who saved them (`encoder.`, `backbon
 
 from __future__ import annotations
 
-from typing import Any
-
 from apt_edge.backbone.layouts.base import (
     Converted,
     Hints,
     Prompts,
     Shapes,
     Tensors,
+    check_finite,
     check_positions,
     depth_of,
     sizes,
 )
-from apt_edge.backbone.layouts.blocks import Names, explain, take_head
+from apt_edge.backbone.layouts.blocks import DECODER, LAST_NORM, LONE_NORM, Names, explain, take_head
+from apt_edge.backbone.layouts.settings import whole
 from apt_edge.errors import BackboneError
 
 NAMES = Names(
     patch="patch_embed.proj",
     blocks="blocks.",
     parts={"norm1": "norm1", "attn.proj": "attn.proj", "norm2": "norm2", "fc1": "mlp.fc1", "fc2": "mlp.fc2"},
-    joint="attn.qkv",
-    split=(),
+    joint=("attn.qkv.weight", "attn.qkv.bias"),
     bias="attn.{}_bias",
 )
 FIRST = "blocks.0.attn.qkv.weight"
-DECODER = "part of the pre-training's decoder"
 KEYS, VALUES, SCALE = "prompt_embeddings_k", "prompt_embeddings_v", "prompt_scale"
 
 
@@ -54,14 +52,14 @@ def convert(tensors: Tensors, hints: Hints) -> Converted:
     own = {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
     shapes = {name: tuple(tensor.shape) for name, tensor in own.items()}
     depth = depth_of(shapes, NAMES.blocks)
-    hidden = shapes.get("blocks.0.mlp.fc1.weight", (0,))[0]
-    head_width = shapes[KEYS][2] if KEYS in shapes else None
+    hidden = (shapes.get("blocks.0.mlp.fc1.weight") or (0,))[0]
+    head_width = _prompt_width(shapes)
     warnings: list[str] = []
     config = sizes(depth, shapes[f"{NAMES.patch}.weight"], hidden, hints, warnings, head_width)
     result = Converted(config, warnings=warnings)
     NAMES.convert(tensors, prefix, result)
     reasons = {
-        f"{prefix}norm.": "the norm behind the last block: the mean over the tokens is taken before it",
+        f"{prefix}norm.": LAST_NORM,
         f"{prefix}head.": "a classifier without a norm behind the mean: it reads the first token",
         "decoder.": DECODER,
         "encoder_to_decoder.": DECODER,
@@ -70,7 +68,7 @@ def convert(tensors: Tensors, hints: Hints) -> Converted:
     for name in ("fc_norm", "head_norm"):  # APT calls it by the other name
         take_head(tensors, result, prefix + name, f"{prefix}head")
         if result.head is None:
-            reasons[f"{prefix}{name}."] = "a norm behind the mean without a classifier"
+            reasons[f"{prefix}{name}."] = LONE_NORM
     if f"{prefix}pos_embed" in tensors:
         name = f"{prefix}pos_embed"
         result.ignored[name] = check_positions(name, tensors[name], config)
@@ -80,19 +78,34 @@ def convert(tensors: Tensors, hints: Hints) -> Converted:
     return result
 
 
-def _prompts(own: dict[str, Any], prefix: str, hints: Hints, result: Converted) -> None:
+def _prompt_width(shapes: Shapes) -> int | None:
+    """D of stored prompts; None when there are none.
+
+    Raises:
+        BackboneError: prompts whose shapes do not belong together.
+    """
+    found = {name: shapes[name] for name in (KEYS, VALUES, SCALE) if name in shapes}
+    if not found:
+        return None
+    key, width = found.get(KEYS, ()), shapes[f"{NAMES.patch}.weight"][0]
+    fits = len(key) == 3 and all(key) and width % key[2] == 0 and found.get(VALUES) == key
+    if not fits or found.get(SCALE, (key[0], 2, key[1])) != (key[0], 2, key[1]):
+        raise BackboneError(
+            "the prompts of the checkpoint do not belong together",
+            found=", ".join(f"{name} {list(shape)}" for name, shape in found.items()),
+            fix=f"{KEYS} and {VALUES} must both be [blocks, prompts, head width], {SCALE} [blocks, 2, prompts]: "
+            "copy the checkpoint again",
+        )
+    return key[2]
+
+
+def _prompts(own: Tensors, prefix: str, hints: Hints, result: Converted) -> None:
     """APT's prompts; which block they begin at is not stored beside them."""
-    key, value, scale = own[KEYS], own.get(VALUES), own.get(SCALE)
-    start = hints.args.get("prompt_start")
+    key, value, scale = own[KEYS], own[VALUES], own.get(SCALE)
+    start = whole(hints.args, "prompt_start", least=0)
     if start is None:
         start = 0
         result.notes.append("nothing says at which block the prompts begin (final_args.json): taken to be the first")
-    if value is None or value.shape != key.shape or (scale is not None and scale.shape != (len(key), 2, key.shape[1])):
-        raise BackboneError(
-            "the prompts of the checkpoint do not belong together",
-            found=", ".join(f"{name} {list(own[name].shape)}" for name in (KEYS, VALUES, SCALE) if name in own),
-            fix="copy the checkpoint again",
-        )
     if start + len(key) > result.config.depth:
         raise BackboneError(
             f"prompts for {len(key)} blocks from block {start} on do not fit {result.config.depth} blocks",
@@ -103,4 +116,5 @@ def _prompts(own: dict[str, Any], prefix: str, hints: Hints, result: Converted) 
     result.apt = Prompts(key, value, scale, start)
     for name in (KEYS, VALUES, SCALE):
         if name in own:
+            check_finite(name, own[name])
             result.used[f"prompts.{name}"] = prefix + name
