@@ -176,8 +176,8 @@ def test_a_video_with_two_classes_is_bad(tmp_path):
     (tmp_path / "val.csv").write_text("\n".join(["path,label", f"{paths[2]},run", f"{paths[3]},run"]))
     report = check_list(tmp_path / "train.csv")
     assert [(Path(bad["path"]).name, bad["reason"]) for bad in report["bad"]] == [
-        ("a.mp4", "has two classes: 'jump' here, 'run'"),
-        ("a.mp4", "has two classes: 'run' here, 'jump'"),
+        ("a.mp4", "has two classes: 'jump' here, 'run' in another line"),
+        ("a.mp4", "has two classes: 'run' here, 'jump' in another line"),
         ("b.mp4", f"has two classes: 'jump' here, 'sit' as {twin}"),
         ("twin.mp4", f"has two classes: 'sit' here, 'jump' as {paths[1]}"),
         ("c.mp4", "has two classes: 'sit' here, 'run' in the val part"),

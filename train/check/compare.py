@@ -90,7 +90,7 @@ def contradictions(everything: Mapping[str, Sequence[Entry]]) -> dict[tuple[str,
             other, twin = next((name, twin) for name, _, twin in group if twin.label != entry.label)
             where = f" as {twin.path}" if twin.path != entry.path else ""
             where += f" in the {other} part" if other != part else ""
-            reasons[part, place] = f"has two classes: {entry.label!r} here, {twin.label!r}{where}"
+            reasons[part, place] = f"has two classes: {entry.label!r} here, {twin.label!r}{where or ' in another line'}"
     return reasons
 
 
