@@ -7,6 +7,10 @@ OpenAI's CLIP becomes one of two backbones: `--clip-form joint` or `--clip-form 
 CHECKPOINT is a file, a folder or owner/name on the Hugging Face hub, in one of the layouts of
 `apt_edge.backbone.layouts`. Nothing in it is executed.
 
+Memory: a file is mapped and written one tensor after the other. The peak is at most 1.5 times the file, net of the
+interpreter and its libraries (0.3 GB); measured on transformers' ViT-B: 1.07 times 345 MB in float32, 1.13 times 172 MB
+in float16.
+
 Shapes: Lp prompted blocks, n prompts, D head width.
 """
 
