@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from apt_edge.backbone.layouts.clip import CLIP_MEAN, CLIP_STD
+from apt_edge.backbone.vit import VitConfig
+from apt_edge.clip import IMAGENET_MEAN, IMAGENET_STD
 from apt_edge.errors import ConfigError
 from train.recipe import Recipe
 
@@ -61,4 +64,17 @@ def dead_scales(result: Mapping[str, Any]) -> str:
     return (
         f"{share:.0%} of the prompt scales are below 1, where max(s, 1) has no gradient and they stay\n"
         "  lower optim.base_lr, switch optim.official_parity off, or set method.reparam = softplus"
+    )
+
+
+def other_colours(recipe: Recipe, config: VitConfig) -> str:
+    """A message when the clips of a CLIP backbone have the colours of VideoMAE, which are the default, else none."""
+    if config.family != "clip" or (recipe.clip.mean, recipe.clip.std) != (IMAGENET_MEAN, IMAGENET_STD):
+        return ""
+    settings = "".join(
+        f" --set 'clip.{name}={list(colour)}'" for name, colour in (("mean", CLIP_MEAN), ("std", CLIP_STD))
+    )
+    return (
+        f"the clips have VideoMAE's colours, and the backbone {recipe.backbone} was trained on CLIP's\n"
+        f"  unless that is meant, add{settings}"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import sys
 from collections.abc import Sequence
@@ -10,25 +11,28 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from accelerate import Accelerator
 from safetensors.torch import save_file
 
 from apt_edge.backbone.checkpoints import load_backbone
 from apt_edge.backbone.folded import folded_model
+from apt_edge.backbone.vit import VitConfig
 from apt_edge.config import load_toml
 from apt_edge.errors import ConfigError, run_tool
-from apt_edge.files import atomic, write_json
+from apt_edge.files import as_text, atomic, write_json
 from apt_edge.methods import METHODS
 from apt_edge.methods.tuned import TunedModel, make_pack
 from apt_edge.pack import PromptPack
 from apt_edge.video.views import Views
-from train.advice import dead_scales, read_evaluation, warning
+from train.advice import dead_scales, other_colours, read_evaluation, warning
 from train.devices import add_device_arguments, choose_device, make_accelerator, spare_cores
 from train.engine.checkpoint import load_checkpoint
-from train.engine.data import Clips, read_items
+from train.engine.data import Clips, leak, read_items
 from train.engine.loop import fit
 from train.engine.mirror import mirrored
 from train.engine.runlog import EpochRecord, kept_epoch
 from train.engine.source import Source, make_sources
+from train.engine.unreadable import require_files
 from train.evaluate import Evaluation, evaluate, save_evaluation
 from train.plots import save_curves
 from train.recipe import Recipe
@@ -60,8 +64,11 @@ def tune(
     """
     optim = recipe.optim
     accelerator = make_accelerator(device or torch.device("cpu"), optim.precision, optim.accumulate)
-    train_clips, val_clips, labels = _read_data(recipe, accelerator.is_main_process)
-    model = build_model(recipe, len(labels)).to(accelerator.device)
+    train_clips, val_clips, labels = _read_data(recipe, accelerator)
+    model = build_model(recipe, len(labels))
+    frozen = copy.deepcopy(model.vit) if model.method.tunes_backbone else model.vit
+    model.to(accelerator.device)
+    _warn(other_colours(recipe, frozen.config) if accelerator.is_main_process else "")
     with run_folder(out, resume, accelerator.is_main_process) as folder:
         state = load_checkpoint(folder, recipe) if resume else None
         if accelerator.is_main_process:
@@ -83,7 +90,7 @@ def tune(
             return {}
         save_curves(history, recipe.name, folder / "curves.png")
         pack = _save_trained(model, recipe, labels, history, folder)
-        folded = folded_model(pack, load_backbone(recipe.backbone), recipe.backbone, folder).to(accelerator.device)
+        folded = folded_model(pack, frozen.cpu(), recipe.backbone, folder).to(accelerator.device)
         evaluation = evaluate(folded, val_clips, labels, accelerator.device, workers, _views(recipe), skip_bad)
         save_evaluation(evaluation, folder)
         bad = _unreadable(train, evaluation)
@@ -111,16 +118,24 @@ def _result(
     }
 
 
-def _read_data(recipe: Recipe, speaks: bool) -> tuple[Clips, Clips, list[str]]:
+def _read_data(recipe: Recipe, accelerator: Accelerator) -> tuple[Clips, Clips, list[str]]:
     """Training and validation clips and the names of their classes; what reading found out is said on stderr."""
     data, spec = recipe.data, recipe.clip.spec()
     train = read_items(data, "train")
     val = read_items(data, "val", train.labels)
-    for note in dict.fromkeys([*train.notes, *val.notes]) if speaks else ():
+    for note in dict.fromkeys([*train.notes, *val.notes]) if accelerator.is_main_process else ():
         print(f"train.tune: {note}", file=sys.stderr)
+    require_files({"training": train.items, "validation": val.items}, accelerator)
+    shared = leak(data, train.items, val.items)
+    _warn(shared if accelerator.is_main_process else "")
     mirror = mirrored(train.labels, recipe.augment.mirror)
     train_clips = Clips(train.items, spec, recipe.augment, recipe.seed, data.decoder, mirror)
     return train_clips, Clips(val.items, spec, decoder=data.decoder), train.labels
+
+
+def _warn(message: str) -> None:
+    if message:
+        print(f"train.tune: warning: {message}", file=sys.stderr)
 
 
 def _views(recipe: Recipe) -> Views:
@@ -132,7 +147,7 @@ def _unreadable(train: Source, evaluation: Evaluation) -> dict[str, list[dict[st
     bad = [verdict for verdict in evaluation.verdicts if verdict.reason]
     return {
         "train": train.unreadable.rows(),
-        "val": [{"path": str(verdict.path), "reason": verdict.reason} for verdict in bad],
+        "val": [{"path": as_text(verdict.path), "reason": verdict.reason} for verdict in bad],
     }
 
 
@@ -175,7 +190,7 @@ def _save_trained(
             "kept_epoch": kept.epoch,
             "train_loss": kept.loss,
             "val_accuracy": kept.val_accuracy,
-            "views": str(_views(recipe)),
+            **_measured_as(recipe, model.vit.config),
             **model.method.health(),
         },
     )
@@ -184,6 +199,18 @@ def _save_trained(
     with atomic(folder / "method.safetensors") as temporary:
         save_file(state, temporary, metadata={key: json.dumps(value) for key, value in recipe.method.items()})
     return PromptPack.load(folder / "pack.safetensors")
+
+
+def _measured_as(recipe: Recipe, config: VitConfig) -> dict[str, Any]:
+    """What `val_accuracy` is an accuracy of: another evaluation of the pack takes its defaults from here."""
+    data = recipe.data
+    said: dict[str, Any] = {"views": str(_views(recipe)), "split": data.split, "decoder": data.decoder}
+    if data.format:
+        said["format"] = data.format
+    if config.family == "clip":
+        form = "per-frame" if config.per_frame else "joint"
+        said |= {"family": config.family, "form": f"{form}, apt-edge's own definition"}
+    return said
 
 
 def default_workers(recipe: Recipe) -> int:
@@ -197,7 +224,10 @@ def main() -> None:
     parser.add_argument("recipe", help="a recipe, see train/recipes")
     parser.add_argument("--set", action="append", default=[], metavar="a.b=value", help="change one setting")
     parser.add_argument(
-        "--data", metavar="PATH", help="root folder of a data set with both its parts: data.train and data.val"
+        "--data",
+        metavar="PATH",
+        help="root folder of a data set, or a table, with both its parts: takes the place of data.train and data.val, "
+        "even after --set, and clears data.labels",
     )
     parser.add_argument("--out", help="folder of the run, default runs/<name>; a finished run there is replaced")
     parser.add_argument("--resume", action="store_true", help="continue an interrupted run, if there is one")
@@ -212,8 +242,7 @@ def main() -> None:
         "--skip-bad", action="store_true", help="leave unreadable clips out of accuracies; else they count as wrong"
     )
     parser.add_argument("--json", action="store_true", help="print JSON")
-    add_device_arguments(parser)
-    parser.set_defaults(workers=None)  # it depends on the recipe
+    add_device_arguments(parser, by_recipe=True)
     arguments = parser.parse_args()
     recipe = load_toml(arguments.recipe, Recipe, arguments.set)
     if arguments.data:
@@ -233,9 +262,8 @@ def main() -> None:
     )
     if not result:  # one of several processes; the first one speaks
         return
-    messages = [dead_scales(result), warning(recipe, result, other) if other else ""]
-    for message in filter(None, messages):
-        print(f"train.tune: warning: {message}", file=sys.stderr)
+    _warn(dead_scales(result))
+    _warn(warning(recipe, result, other) if other else "")
     if arguments.json:
         print(json.dumps(result, indent=2))
     else:

@@ -5,6 +5,8 @@ Shapes: B batch, V views, C colour (3), T frames, H height, W width.
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
@@ -14,7 +16,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from apt_edge.clip import ClipSpec
-from apt_edge.errors import AptEdgeError, ConfigError
+from apt_edge.errors import AptEdgeError, ConfigError, reason_of
+from apt_edge.files import as_text
 from apt_edge.video.lists import Item, VideoList, match_labels, read_list
 from apt_edge.video.load import load_clip
 from train.engine.augment import augmented_views
@@ -75,7 +78,7 @@ class Clips(Dataset[Sample]):
             views = torch.from_numpy(np.stack(self._views(key)))
         except (AptEdgeError, OSError) as error:
             nothing = torch.zeros(len(draws), *self.spec.shape)
-            return Sample(nothing, labels, place, torch.tensor(False), _in_a_line(error))
+            return Sample(nothing, labels, place, torch.tensor(False), reason_of(error, self.items[index].path))
         return Sample(views, labels, place, torch.tensor(True), "")
 
     def labels(self, key: Key) -> Tensor:
@@ -130,6 +133,44 @@ def read_items(data: Data, part: Literal["train", "val"], names: Sequence[str] |
     return videos
 
 
+def leak(data: Data, train: Sequence[Item], val: Sequence[Item]) -> str:
+    """A message when validation videos are trained on too, else an empty one.
+
+    Raises:
+        ConfigError: both parts are the same videos.
+    """
+    both = _shared(train, val)
+    if not both:
+        return ""
+    if len(both) == len(val) and len(_shared(val, train)) == len(train):
+        raise ConfigError(
+            f"training and validation are the same {len(val)} videos",
+            found=f"data.train = {data.train}, data.val = {data.val}",
+            fix="give each a list of its own, or the root folder of a data set that holds both parts",
+        )
+    return (
+        f"{len(both)} of {len(val)} validation videos are trained on too, such as {as_text(both[0].path)}\n"
+        "  the accuracy will be too good: give lists that share no video"
+    )
+
+
+def _shared(items: Sequence[Item], others: Sequence[Item]) -> list[Item]:
+    """Those of `others` that are among `items`: the same file, in segments that overlap."""
+    segments: dict[str, list[tuple[float, float]]] = {}
+    for item in items:
+        segments.setdefault(os.path.abspath(item.path), []).append(_times(item))
+    found = []
+    for item in others:
+        start, end = _times(item)
+        if any(start < to and since < end for since, to in segments.get(os.path.abspath(item.path), ())):
+            found.append(item)
+    return found
+
+
+def _times(item: Item) -> tuple[float, float]:
+    return item.start or 0.0, math.inf if item.end is None else item.end
+
+
 def load(clips: Dataset[Any], keys: Order | list[list[Key]], workers: int = 0) -> DataLoader[Sample]:
     """A loader of the batches that `keys` lists; `workers` processes decode ahead, 0 decodes in this one.
 
@@ -156,9 +197,3 @@ def shuffle_frames(clip_BCTHW: Tensor, place_B: Tensor) -> Tensor:
 
 
 SHUFFLE_SEED = 20240311  # the same for every run: shuffled accuracies can be compared
-
-
-def _in_a_line(error: Exception) -> str:
-    if not isinstance(error, AptEdgeError):
-        return str(error)
-    return f"{error.wrong} ({error.found})" if error.found else error.wrong
