@@ -14,6 +14,7 @@ from apt_edge.clip import ClipSpec
 from apt_edge.runtime.energy import energy_per_run
 from apt_edge.runtime.ort import OrtSession
 from apt_edge.video import decode
+from apt_edge.video.decoders import packets
 from apt_edge.video.load import load_frames
 from bench.clips import batches, videos_of
 from bench.contenders import open_contenders
@@ -145,9 +146,9 @@ def test_a_file_is_new_after_forgetting_it(clip_list: Path) -> None:
     path = clip_list.parent / "first.mp4"
     decode.forget()
     decode.probe(path)
-    assert decode._cached_index.cache_info().currsize == 1
+    assert packets._cached_index.cache_info().currsize == 1
     decode.forget()
-    assert decode._cached_index.cache_info().currsize == 0
+    assert packets._cached_index.cache_info().currsize == 0
     assert decode.probe(path).frames == 12
 
 
