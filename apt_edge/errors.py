@@ -12,6 +12,7 @@ AptEdgeError            user error, exit code 1
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -126,9 +127,13 @@ def run_tool(main: Callable[[], None], name: str) -> None:
     """Run a command-line tool: user errors become one message on stderr and an exit code, never a traceback."""
     try:
         main()
+        sys.stdout.flush()  # here, where a reader that has gone is answered
     except AptEdgeError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains on its way out
+        sys.exit(1)
     except OSError as error:
         print(f"{name}: {error.strerror or error}", file=sys.stderr)
         if error.filename:

@@ -87,3 +87,11 @@ def test_a_missing_package_is_named_with_its_extra(package, tool, install):
 
 def test_a_missing_module_of_ours_keeps_its_traceback():
     assert "Traceback" in without("apt_edge.pack", "export.to_onnx").stderr
+
+
+def test_a_reader_that_has_seen_enough_is_no_error():
+    weights = Path(__file__).parents[2] / "apt_edge" / "backbone" / "weights" / "nano.safetensors"
+    command = [sys.executable, "-m", "apt_edge.cli", "inspect", str(weights)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tool:
+        tool.stdout.close()
+        assert tool.stderr.read() == b""
