@@ -73,7 +73,7 @@ def warm_up(contenders: Mapping[str, Run], least: int, most: int | None = None, 
     """Run every contender once a round until its times are steady.
 
     Steady: of the last `least` rounds, or the last six if that is more, the medians of the two halves differ by 5 % or
-    less, for every contender.
+    less, for every contender. Looked at after every sixth part of these rounds.
 
     Args:
         contenders: as for `measure_interleaved`.
@@ -90,7 +90,12 @@ def warm_up(contenders: Mapping[str, Run], least: int, most: int | None = None, 
         most = max(3 * least, 2 * LEAST_STEADY) if least else 0
     times: dict[str, list[float]] = {name: [] for name in contenders}
     done = 0
-    while done < least or (done < most and not all(_steady(spent, window) for spent in times.values())):
+    step = window // LEAST_STEADY  # medians of a million rounds after each of a million rounds would never end
+
+    def steady() -> bool:
+        return (done - least) % step == 0 and all(_steady(spent, window) for spent in times.values())
+
+    while done < least or (done < most and not steady()):
         for name, run in contenders.items():
             times[name].append(clock(run))
         done += 1

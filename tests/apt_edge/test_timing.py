@@ -8,6 +8,7 @@ from collections import Counter
 import numpy as np
 import pytest
 
+from apt_edge.runtime import timing
 from apt_edge.runtime.timing import measure_for, measure_interleaved, wall_clock, warm_up
 from tests.apt_edge.machine_clock import Machine, noise
 
@@ -90,3 +91,10 @@ def test_what_cannot_be_measured() -> None:
     for contenders, rounds, warmup in (({}, 1, 0), ({"a": int}, 0, 0), ({"a": int}, 1, -1)):
         with pytest.raises(ValueError, match="rounds"):
             measure_interleaved(contenders, rounds, warmup)
+
+
+def test_a_long_warm_up_that_never_steadies_looks_a_few_times_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    looks = []
+    monkeypatch.setattr(timing, "_steady", lambda times, window: looks.append(len(times)) or False)
+    assert timing.warm_up({"a": lambda: None}, 600) == 1800
+    assert looks == list(range(600, 1800, 100))
