@@ -28,7 +28,7 @@ from apt_edge.video.decode import DECODERS
 from apt_edge.video.lists import FORMATS, match_labels, read_list
 from apt_edge.video.views import Views
 from train.devices import add_device_arguments, choose_device
-from train.engine.data import Clips
+from train.engine.data import Clips, require_classes
 from train.plots import save_confusion, save_per_class
 from train.scoring import Verdict, verdicts, write_predictions
 
@@ -259,16 +259,11 @@ def main() -> None:
     videos = match_labels(videos, pack.labels)
     for note in videos.notes:
         print(f"train.evaluate: {note}", file=sys.stderr)
-    items = videos.items
-    if unlabelled := [item for item in items if item.label is None]:
-        raise ConfigError(
-            f"{arguments.list} does not say the class of {len(unlabelled)} of its {len(items)} videos",
-            found=str(unlabelled[0].path),
-            fix="give a list with classes: --part val where the test part has none",
-        )
+    fix = "give a list with classes: --part val where the test part has none"
+    require_classes(arguments.list, videos.items, fix)
     backbone = arguments.backbone or pack.backbone.name
     model = folded_model(pack, load_backbone(backbone), backbone, arguments.pack).to(device)
-    clips = Clips(items, pack.clip, decoder=arguments.decoder)
+    clips = Clips(videos.items, pack.clip, decoder=arguments.decoder)
     evaluation = evaluate(model, clips, pack.labels, device, arguments.workers, views, arguments.skip_bad)
     result = {"pack": arguments.pack, "list": arguments.list, "method": pack.method, **evaluation.to_dict()}
     if out:

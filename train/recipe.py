@@ -17,6 +17,7 @@ from apt_edge.config import Strict
 from apt_edge.errors import ConfigError
 from apt_edge.files import as_text
 from apt_edge.methods import METHODS
+from apt_edge.video.views import MOST_CLIPS
 from train.engine.randaug import parse_randaug
 
 # TOML has arrays and no tuples: the length is checked, the container is converted.
@@ -187,7 +188,7 @@ class Cache(Strict):
 class Test(Strict):
     """Views of a video in the final evaluation, whose softmax is averaged: clips along time, times crops."""
 
-    clips: int = Field(default=1, ge=1, le=64)
+    clips: int = Field(default=1, ge=1, le=MOST_CLIPS)
     crops: Literal[1, 3] = 1
 
 

@@ -25,6 +25,7 @@ from accelerate import Accelerator
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
+from apt_edge.backbone import layers
 from apt_edge.backbone import vit as vit_source
 from apt_edge.errors import AptEdgeError, ConfigError
 from apt_edge.files import write_json
@@ -41,7 +42,10 @@ from train.recipe import Cache
 
 TOKENS, DONE, KEY = "prefix.bin", "done.bin", "key.json"
 # Another version of these makes other numbers.
-SOURCES = (vit_source, decode, decord, packets, pyav, stills, preprocess, sampling, video_load, data, augment, randaug)
+SOURCES = (
+    *(vit_source, layers, decode, decord, packets, pyav, stills),
+    *(preprocess, sampling, video_load, data, augment, randaug),
+)
 PACKAGES = ("torch", "av", "decord", "decord2", "numpy", "pillow")
 
 

@@ -123,14 +123,19 @@ def read_items(data: Data, part: Literal["train", "val"], names: Sequence[str] |
     videos = read_list(path, part, format=data.format, split=data.split, labels=data.labels, root=data.root)
     if names is not None:
         videos = match_labels(videos, names)
-    unlabelled = [item for item in videos.items if item.label is None]
-    if unlabelled:
-        raise ConfigError(
-            f"{path} does not say the class of {len(unlabelled)} of its {len(videos.items)} videos",
-            found=str(unlabelled[0].path),
-            fix="training and validation need classes: write `video class` lines, or give a folder of class folders",
-        )
+    fix = "training and validation need classes: write `video class` lines, or give a folder of class folders"
+    require_classes(path, videos.items, fix)
     return videos
+
+
+def require_classes(path: str, items: Sequence[Item], fix: str) -> None:
+    """Raises ConfigError with this `fix` when the list at `path` does not say the class of every video."""
+    if unlabelled := [item for item in items if item.label is None]:
+        raise ConfigError(
+            f"{path} does not say the class of {len(unlabelled)} of its {len(items)} videos",
+            found=str(unlabelled[0].path),
+            fix=fix,
+        )
 
 
 def leak(data: Data, train: Sequence[Item], val: Sequence[Item]) -> str:
