@@ -23,7 +23,9 @@ INSIDE = {
     "runtime": (*GROUND, "video"),
     "inspection": (*GROUND, "runtime"),
     "doctor": GROUND,
-    "cli": (*GROUND, "runtime", "inspection", "doctor"),
+    "stream": (*GROUND, "runtime", "video"),
+    "commands": (*GROUND, "runtime", "stream", "video", "inspection", "doctor"),
+    "cli": (*GROUND, "commands"),
 }
 DEVICE_MODULES = [
     "apt_edge.errors",
@@ -34,7 +36,7 @@ DEVICE_MODULES = [
     "apt_edge.inspection",
     *(
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for room in ("runtime", "video", "video/decoders", "video/formats")
+        for room in ("runtime", "stream", "commands", "video", "video/decoders", "video/formats")
         for path in sorted((ROOT / "apt_edge" / room).rglob("[a-z]*.py"))
     ),
 ]

@@ -11,7 +11,7 @@ from typing import Any, Literal
 import numpy as np
 
 from apt_edge.errors import AptEdgeError, MissingDependency, ModelError
-from apt_edge.runtime.session import TensorSpec, check_feeds
+from apt_edge.runtime.session import Held, TensorSpec, check_feeds, check_held
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -68,11 +68,17 @@ class OpenVinoSession:
         self.inputs = {port.get_any_name(): _spec(port) for port in compiled.inputs}
         self.outputs = {port.get_any_name(): _spec(port) for port in compiled.outputs}
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once; `feeds` must have the inputs' names, types and shapes, else ModelError."""
-        check_feeds(self.inputs, feeds)
+    def hold(self, values: Mapping[str, np.ndarray]) -> Held:
+        """Keep values of some inputs; every run reads these arrays."""
+        check_held(self.inputs, values)
+        return Held(values)
+
+    def run(self, feeds: Mapping[str, np.ndarray], held: Held | None = None) -> dict[str, np.ndarray]:
+        """Run once; `feeds` must have the names, types and shapes of the inputs that are not held, else ModelError."""
+        kept = held.values if held else {}
+        check_feeds({name: spec for name, spec in self.inputs.items() if name not in kept}, feeds)
         try:
-            results = self._request.infer(dict(feeds), share_inputs=True)  # the outputs are copies
+            results = self._request.infer({**kept, **feeds}, share_inputs=True)  # the outputs are copies
         except RuntimeError as error:
             raise ModelError("openvino cannot run the graph", found=str(error), fix="export again") from None
         return {name: results[name] for name in self.outputs}

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from apt_edge.errors import AptEdgeError, MissingDependency, ModelError
-from apt_edge.runtime.session import TensorSpec, check_feeds
+from apt_edge.runtime.session import Held, TensorSpec, check_feeds, check_held
 
 CPU = "CPUExecutionProvider"
 DTYPES = {
@@ -62,17 +62,50 @@ class OrtSession:
                 fix="choose one of these, or install the onnxruntime package that has it (apt-edge[gpu] for CUDA)",
             )
         self._session = _load(ort, path, threads, list(providers), keep_memory, yields)
+        self._device = "cuda" if providers[0].startswith("CUDA") else "cpu"
         self.inputs = {port.name: _spec(port) for port in self._session.get_inputs()}
         self.outputs = {port.name: _spec(port) for port in self._session.get_outputs()}
 
-    def run(self, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Run once; `feeds` must have the inputs' names, types and shapes, else ModelError."""
-        check_feeds(self.inputs, feeds)
+    def hold(self, values: Mapping[str, np.ndarray]) -> Held:
+        """Bind values of some inputs once, on the provider's device; on a CPU the arrays themselves are read."""
+        check_held(self.inputs, values)
+        return _Bound(values, self._session, self._device, self.outputs)
+
+    def run(self, feeds: Mapping[str, np.ndarray], held: Held | None = None) -> dict[str, np.ndarray]:
+        """Run once; `feeds` must have the names, types and shapes of the inputs that are not held, else ModelError."""
+        kept = held.values if held else {}
+        check_feeds({name: spec for name, spec in self.inputs.items() if name not in kept}, feeds)
         try:
-            results = self._session.run(None, dict(feeds))
+            if isinstance(held, _Bound):
+                results = held.run(self._session, feeds)
+            else:
+                results = self._session.run(None, {**kept, **feeds})
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
             raise ModelError("onnxruntime cannot run the graph", found=str(error), fix="export again") from None
         return dict(zip(self.outputs, results, strict=True))
+
+
+class _Bound(Held):
+    """Values behind an IO binding, and outputs that come back to the host."""
+
+    def __init__(
+        self, values: Mapping[str, np.ndarray], session: Any, device: str, outputs: Mapping[str, TensorSpec]
+    ) -> None:
+        super().__init__(values)
+        make = _onnxruntime().OrtValue.ortvalue_from_numpy
+        self._binding, self._outputs = session.io_binding(), tuple(outputs)
+        self._kept = {name: make(array, device, 0) for name, array in self.values.items()}  # a binding keeps none alive
+        for name, value in self._kept.items():
+            self._binding.bind_ortvalue_input(name, value)
+
+    def run(self, session: Any, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Run with the host's `feeds` beside the values."""
+        for name, array in feeds.items():
+            self._binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in self._outputs:  # anew: an axis may be free
+            self._binding.bind_output(name)
+        session.run_with_iobinding(self._binding)
+        return self._binding.copy_outputs_to_cpu()
 
 
 def _onnxruntime() -> ModuleType:

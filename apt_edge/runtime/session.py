@@ -32,6 +32,39 @@ class Session(Protocol):
         ...
 
 
+class Held:
+    """Values of inputs that a session keeps where it reads them from: no run copies them again.
+
+    Args:
+        values: name to array, contiguous; sessions with a memory of their own make a subclass of this.
+    """
+
+    def __init__(self, values: Mapping[str, np.ndarray]) -> None:
+        self.values = {name: np.ascontiguousarray(array) for name, array in values.items()}
+
+
+class HoldingSession(Session, Protocol):
+    """A session that can keep values of inputs for later runs, of as many tasks as there is memory for."""
+
+    def hold(self, values: Mapping[str, np.ndarray]) -> Held:
+        """Keep values of some inputs; raises ModelError when they do not fit these."""
+        ...
+
+    def run(self, feeds: Mapping[str, np.ndarray], held: Held | None = None) -> dict[str, np.ndarray]:
+        """Run once with `feeds` for the inputs that `held` has no values of."""
+        ...
+
+
+def check_held(inputs: Mapping[str, TensorSpec], values: Mapping[str, np.ndarray]) -> None:
+    """Raise ModelError unless all `values` are of inputs, each of its type and shape."""
+    unknown = sorted(set(values) - set(inputs))
+    if unknown:
+        raise ModelError(
+            f"the model has no input {', '.join(unknown)}", found=f"inputs {', '.join(inputs)}", fix="leave it out"
+        )
+    check_feeds({name: inputs[name] for name in values}, values)
+
+
 def check_feeds(inputs: Mapping[str, TensorSpec], feeds: Mapping[str, np.ndarray]) -> None:
     """Raise ModelError unless `feeds` holds exactly `inputs`, each of its type and shape: nothing is ever converted."""
     if set(inputs) != set(feeds):
