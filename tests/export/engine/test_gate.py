@@ -115,15 +115,28 @@ def test_a_layer_table_without_constants_proves_nothing_about_prompts():
     assert audit(built, 1, ["block.prompt_key"])["prompt_constants"] is None
 
 
-@pytest.mark.parametrize(("second", "same"), [(b"a __mye18 b", True), (b"a __mye18 c", False), (b"a __mye17", False)])
-def test_two_plans_may_differ_in_internal_names_alone(monkeypatch, second, same):
-    built = [Build("c", plan, (Layer("_gemm_mha_v2_0", ()),), 0, None) for plan in (b"a __mye17 b", second)]
+FUSED, SHAPES = Layer("_gemm_mha_v2_0", ()), {"clip": [[1], [2], [3]]}
+
+
+@pytest.mark.parametrize(
+    ("plan", "layers", "profiles", "deterministic"),
+    [
+        (b"plan", (FUSED,), None, True),
+        (b"nalp", (FUSED,), SHAPES, False),
+        (b"nalp", (FUSED,), None, None),
+        (b"nalp", (FUSED, Layer("gemm", ())), SHAPES, None),
+    ],
+)
+def test_a_second_build_is_the_same_to_the_byte_or_with_free_axes_to_the_layer(
+    monkeypatch, plan, layers, profiles, deterministic
+):
+    built = [Build("c", b"plan", (FUSED,), 0, None), Build("c", plan, layers, 0, None)]
     monkeypatch.setattr("export.engine.gate.build", lambda *_, **__: built.pop(0))
-    if same:
-        assert prove_compiled("m.onnx", 1, [])["deterministic"]
+    if deterministic is None:
+        with pytest.raises(GateError, match=r"two builds of m\.onnx differ"):
+            prove_compiled("m.onnx", 1, [], profiles=profiles)
         return
-    with pytest.raises(GateError, match=r"two builds of m\.onnx differ"):
-        prove_compiled("m.onnx", 1, [])
+    assert prove_compiled("m.onnx", 1, [], profiles=profiles)["deterministic"] is deterministic
 
 
 def test_progress_is_told_and_the_plan_is_the_same(tmp_path, monkeypatch, capsys):
