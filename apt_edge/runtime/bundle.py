@@ -19,6 +19,11 @@ def write_sums(directory: Path) -> None:
     (directory / SUMS).write_text(text, encoding="utf-8")
 
 
+def load_model(path: str | Path) -> ModelDir:
+    """An exported model; every file of a bundle is checked. Raises ModelError."""
+    return load_bundle(path) if (Path(path) / SUMS).is_file() else ModelDir.load(path)
+
+
 def load_bundle(path: str | Path) -> ModelDir:
     """The model of a bundle whose files are those that were packed; raises ModelError when they are not."""
     path = Path(path)
