@@ -10,9 +10,9 @@ from apt_edge.errors import AptEdgeError
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.openvino import OpenVinoSession
 from apt_edge.runtime.ort import OrtSession
-from apt_edge.runtime.session import Session
+from apt_edge.runtime.session import HoldingSession
 
-SESSIONS: dict[str, Callable[[Path, int | None], Session]] = {
+SESSIONS: dict[str, Callable[[Path, int | None], HoldingSession]] = {
     "onnxruntime-cpu": OrtSession,
     "onnxruntime-cuda": partial(OrtSession, providers=("CUDAExecutionProvider",)),
     "openvino-float32": OpenVinoSession,
@@ -32,6 +32,6 @@ def session_name(model: ModelDir) -> str:
     return name
 
 
-def open_session(model: ModelDir, threads: int | None = None) -> Session:
+def open_session(model: ModelDir, threads: int | None = None) -> HoldingSession:
     """A model in the runtime of its target; raises AptEdgeError when that is not installed or runs engines."""
     return SESSIONS[session_name(model)](model.onnx, threads)

@@ -1,0 +1,136 @@
+"""A task of a bound model: the values of its graph inputs, from the model's own files or from a pack.
+
+Shapes: h heads of a prompt (1 or H), n prompts, d head width, C width, K classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from apt_edge.errors import PackError
+from apt_edge.pack import PromptPack
+from apt_edge.runtime.model_dir import INPUT, ModelDir
+
+HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"  # [1, C, K] and [1, K]
+HEADS, COUNT = 1, 2  # axes of a prompt [1, h, n, d]
+
+
+@dataclass(frozen=True)
+class Task:
+    """One task.
+
+    Attributes:
+        name: what callers call it.
+        labels: class names in the order of its logits.
+        values: graph input to array in the graph's type; empty where they are constants of the graph.
+    """
+
+    name: str
+    labels: tuple[str, ...]
+    values: Mapping[str, np.ndarray]
+
+
+def prompt_name(block: int, part: str) -> str:
+    """Name of a prompt in graphs and engines; `part` is `key` or `value`."""
+    return f"blocks.{block}.attn.prompt_{part}"
+
+
+def own_task(model: ModelDir) -> Task:
+    """The task that a model was exported with, named after its directory."""
+    return Task(model.path.resolve().name, model.labels, model.prompts)
+
+
+def task_of(pack: PromptPack, model: ModelDir, name: str) -> Task:
+    """The task of a pack on a bound model; no array is copied that has the graph's type already.
+
+    Raises:
+        PackError: the pack is of another backbone, takes other clips, changes the backbone's weights, or has prompts or
+            classes that the graph has no room for.
+    """
+    from apt_edge.pack import folded_head
+
+    _check(pack, model, name)
+    ports = {port: facts for port, facts in model.facts["inputs"].items() if port != INPUT}
+    weight_1CK, bias_1K = folded_head(pack.head)
+    found = {HEAD_WEIGHT: weight_1CK, HEAD_BIAS: bias_1K}
+    for block, kv in pack.kv.items():
+        found |= {prompt_name(block, "key"): kv.key[None], prompt_name(block, "value"): kv.value[None]}
+    if lost := sorted(set(found) - set(ports)):
+        blocks = ", ".join(str(block) for block in pack.kv if prompt_name(block, "key") in lost)
+        raise PackError(
+            f"{model.path} has no place for task {name}",
+            found=f"prompts in block {blocks}, of which the graph has no input" if blocks else f"no {', '.join(lost)}",
+            fix="export the model from a pack with prompts in all these blocks, with this version",
+        )
+    values = {port: _value(port, facts, found.get(port), name) for port, facts in ports.items()}
+    return Task(name, pack.labels, values)
+
+
+def _check(pack: PromptPack, model: ModelDir, name: str) -> None:
+    if model.facts.get("prompt_mode") != "bound":
+        raise PackError(
+            f"{model.path} takes no other task than its own",
+            found="its prompts are constants of the graph",
+            fix="export it with --set prompts.mode=bound",
+        )
+    backbone = model.facts["backbone"]
+    pack.check_backbone(f"the backbone of {model.path}", backbone["sha256"], f"task {name}")
+    if difference := pack.clip.difference(model.clip):
+        raise PackError(
+            f"task {name} takes other clips than {model.path}", found=difference, fix="tune it with the model's clip"
+        )
+    if pack.form or pack.changes or model.facts.get("form"):
+        changed, found = (f"task {name}", pack.form) if pack.form or pack.changes else (model.path, model.facts["form"])
+        raise PackError(
+            f"{changed} has weights of its own, which no prompts replace",
+            found=f"form {found or ', '.join(sorted(pack.changes))}",
+            fix="share a model among tasks of apt, VPT and linear; export this one alone",
+        )
+
+
+def _value(port: str, facts: Mapping[str, Any], array: np.ndarray | None, name: str) -> np.ndarray:
+    """A pack's array as an input takes it; None gives no prompts."""
+    shape, profile = facts["shape"], facts["profile"]
+    least, most = (profile[0], profile[-1]) if profile else (shape, shape)
+    if array is None:
+        array = np.zeros([1, least[HEADS], 0, least[3]], np.float32)
+    if array.ndim == 4 and array.shape[HEADS] == 1:
+        array = np.repeat(array, least[HEADS], axis=HEADS) if least[HEADS] > 1 else array
+    # The batch axis is the runs' business: a task is one row.
+    fits = array.ndim == len(shape) and all(
+        low <= length <= high for length, low, high in zip(array.shape[1:], least[1:], most[1:], strict=True)
+    )
+    if not fits:
+        raise PackError(
+            f"task {name} does not fit {port}",
+            found=f"{_shape(array.shape)}, not {_range(least, most)}",
+            fix=_fix(port),
+        )
+    with np.errstate(over="ignore"):
+        typed = array.astype(facts["dtype"], copy=False)
+    if not np.isfinite(typed).all():
+        raise PackError(
+            f"{port} of task {name} is beyond the range of {facts['dtype']}",
+            found=f"{np.abs(array).max():.4g}",
+            fix="use a model in float32 or bfloat16, or tune with smaller prompts",
+        )
+    return typed
+
+
+def _fix(port: str) -> str:
+    if port in (HEAD_WEIGHT, HEAD_BIAS):
+        return "export the model with --set prompts.max_classes=K, K the most classes of a task"
+    return "export the model with --set prompts.max_count=N, N the most prompts of a task"
+
+
+def _shape(lengths: tuple[int, ...]) -> str:
+    return "x".join(map(str, lengths))
+
+
+def _range(least: list[int], most: list[int]) -> str:
+    pairs = zip(least, most, strict=True)
+    return "x".join(str(low) if low == high else f"{low}..{high}" for low, high in pairs)
