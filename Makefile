@@ -15,7 +15,7 @@ define step
 @echo "$$ $(1)"; start=$$(date +%s); $(1) && echo "  [$$(( $$(date +%s) - start )) s]"
 endef
 
-.PHONY: setup demo league ablations test check clean
+.PHONY: setup demo league ablations test check proofs clean
 .DEFAULT_GOAL := demo
 
 setup: $(READY)
@@ -61,7 +61,11 @@ check: $(READY)
 	ruff format --check .
 	ruff check .
 	mypy
-	python -m pytest
+	python -m pytest -m "not slow" --durations=15
+
+# What takes long: full sizes, memory over thousands of videos, several processes, whole programs. Before a release.
+proofs: $(READY)
+	python -m pytest -m slow --durations=15
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info

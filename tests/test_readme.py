@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from bench.readme import page_is_stale, stale
+from tests.programs import usage_of
 
 ROOT = Path(__file__).parents[1]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -42,8 +43,7 @@ def test_options_of_shown_programs_exist(program):
     text = README.replace("\\\n", " ")
     for line in re.findall(rf"^    python -m {re.escape(program)} (.+)$", text, re.MULTILINE):
         subcommand = [line.split()[0]] if line.split()[0].isalpha() else []
-        command = [sys.executable, "-m", program, *subcommand, "--help"]
-        usage = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT).stdout
+        usage = usage_of(program, *subcommand)
         for option in re.findall(r"--[a-z-]+", line.split("#")[0]):
             assert option in usage, f"{program} has no {option}"
 

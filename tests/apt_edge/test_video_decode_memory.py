@@ -25,6 +25,7 @@ for i in range(2000):
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="reads memory from /proc")
 def test_memory_stays_flat_over_two_thousand_videos(tmp_path):
     """1.7 and 1.0 MiB were measured with PyAV and decord; 2,000 indexes or readers that stay would be far above 6."""

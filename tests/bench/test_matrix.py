@@ -72,6 +72,7 @@ def matrix(clip_list: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[l
     ), out
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", SETTINGS)
 @pytest.mark.parametrize("page", TARGETS)
 def test_every_method_passes_for_every_target(matrix: tuple[list[Row], Path], method: str, page: str) -> None:
@@ -92,6 +93,7 @@ def test_every_method_passes_for_every_target(matrix: tuple[list[Row], Path], me
     assert row["gmacs"] > 0
 
 
+@pytest.mark.slow
 def test_rows_are_kept_while_nothing_changed(
     matrix: tuple[list[Row], Path], clip_list: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,6 +126,7 @@ def test_a_refused_cell_is_shown_and_tried_again(clip_list: Path, tmp_path: Path
     check([again])
 
 
+@pytest.mark.slow
 def test_a_run_with_one_target_keeps_the_others_rows(
     matrix: tuple[list[Row], Path], clip_list: Path, tmp_path: Path
 ) -> None:
@@ -200,6 +203,7 @@ def test_models_that_cannot_be_compared_are_refused(clip_list: Path, tmp_path: P
         run_matrix([columns[0], columns[0]], [target()], clip_list, 2, tmp_path / "out")
 
 
+@pytest.mark.slow
 def test_random_models_of_any_size(clip_list: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SIZES, "tiny", TINY)
     rows = run_matrix(list(untrained("tiny", 6, 7)), [target()], clip_list, 2, tmp_path)
@@ -210,6 +214,7 @@ def test_random_models_of_any_size(clip_list: Path, tmp_path: Path, monkeypatch:
     check(rows)
 
 
+@pytest.mark.slow
 def test_program(clip_list: Path, tmp_path: Path, tiny_vit: Vit) -> None:
     finished_run(tiny_vit, tmp_path, "vpt-deep", tokens=4)
     arguments = [

@@ -123,6 +123,7 @@ def test_energy_of_a_clip(clip_list: Path, tmp_path: Path, monkeypatch: pytest.M
     ]
 
 
+@pytest.mark.slow
 def test_sweeps_take_the_same_videos_at_their_own_size(clip_list: Path, tmp_path: Path) -> None:
     sweeps = [
         {"axis": "size", "values": [16, 64], "series": "pixels", "random": LINEAR},

@@ -191,6 +191,7 @@ def test_a_device_that_is_not_known_is_named(roofline: Roofline) -> None:
         Series.model_validate(stray.model_dump() | {"batch": [1, 2]})
 
 
+@pytest.mark.slow
 def test_program(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "bench.predict"]
 

@@ -63,6 +63,7 @@ def test_rows_of_real_models_on_real_clips(exported: Path, clip_list: Path, tmp_
     assert half["warnings"] == drifted(np.array(half["times_ms"])) == []  # ten times tell no trend
 
 
+@pytest.mark.slow
 def test_every_session_that_runs_here(tmp_path: Path) -> None:
     plain = NANO.model_copy(update={"export": "plain"})
     contenders = [

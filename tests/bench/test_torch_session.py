@@ -100,6 +100,7 @@ def test_a_compiler_that_fails_without_a_word_is_named(monkeypatch: pytest.Monke
         TorchSession("pytorch-compile", Broken(), TINY_CLIP, threads=1)
 
 
+@pytest.mark.slow
 def test_without_a_compiler_the_message_says_what_to_install(tmp_path: Path) -> None:
     code = (
         "from bench.torch_session import TorchSession; from bench.modules import clip_of, random_model\n"

@@ -44,6 +44,7 @@ print(json.dumps(report))
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_vit_base_with_400_prompts(tmp_path):
     command = [sys.executable, "-c", SCRIPT, str(tmp_path / "m")]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])

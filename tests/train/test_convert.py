@@ -201,6 +201,7 @@ print((kilobytes("VmHWM") - before) * 1024)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/status").is_file(), reason="peak memory is read from /proc")
 @pytest.mark.parametrize(
     ("file", "half", "stored"),

@@ -184,6 +184,7 @@ if __name__ == "__main__":
 """
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_two_thousand_videos(task: Task, tmp_path: Path) -> None:
     video = (task.folder / "train-0-0.mp4").read_bytes()
     for number in range(2000):  # files of their own: what is remembered of a file would add up

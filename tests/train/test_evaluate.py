@@ -429,6 +429,7 @@ print(*peaks)
 """
 
 
+@pytest.mark.slow
 def test_memory_stays_flat_over_views(tmp_path: Path) -> None:
     # Ten clips of 16 frames of 0.9 MB would be 150 MB, the whole video 2.8 GB. Three crops resize more than one does.
     command = [sys.executable, "-c", MEMORY, str(tmp_path / "long.mp4")]

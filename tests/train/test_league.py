@@ -40,6 +40,7 @@ optim.base_lr = 1.0
 """
 
 
+@pytest.mark.slow
 def test_a_league_is_played_once_and_told_in_full(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

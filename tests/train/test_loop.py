@@ -268,6 +268,7 @@ def with_nines(real: Callable[[Any, Any], Sample]) -> Callable[[Any, Any], Sampl
     return sample
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "kind", [["augment.views=0"], ["augment.views=2"], ["method={name='linear', head='bn_linear'}"]], ids=str
 )

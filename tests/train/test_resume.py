@@ -66,6 +66,7 @@ def test_killed_run_ends_with_the_same_bits(task: Task, whole: Path, tmp_path: P
     assert all(np.array_equal(array, expected[name]) for name, array in tensors(out).items()), f"killed at {step}"
 
 
+@pytest.mark.slow
 def test_two_processes_with_a_cache_give_the_losses_of_one_without(task: Task, tmp_path: Path) -> None:
     settings = [*SETTINGS[2:], "optim.epochs=6", "optim.base_lr=0.3"]
     one, two = tmp_path / "one", tmp_path / "two"
@@ -83,6 +84,7 @@ def test_two_processes_with_a_cache_give_the_losses_of_one_without(task: Task, t
     assert max(np.abs(array - expected[name]).max() for name, array in tensors(two).items()) <= 1e-4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("views", [0, 2])
 def test_two_processes_leave_out_the_unreadable_clips_that_one_does(task: Task, tmp_path: Path, views: int) -> None:
     lines = (task.folder / "train.csv").read_text(encoding="utf-8").splitlines()
@@ -123,6 +125,7 @@ runpy.run_module("train.tune", run_name="__main__")
 """
 
 
+@pytest.mark.slow
 def test_full_disk_while_saving_keeps_the_older_checkpoints(task: Task, whole: Path, tmp_path: Path) -> None:
     arguments = command(task, tmp_path / "run")[2:]
     code = LIMITED.format(module="loop", function="save_checkpoint", limit=1000, after=7, arguments=arguments)

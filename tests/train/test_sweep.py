@@ -35,6 +35,7 @@ def run(monkeypatch: pytest.MonkeyPatch, *arguments: object) -> None:
     main()
 
 
+@pytest.mark.slow
 def test_a_page_becomes_a_report_and_is_not_run_twice(
     task: Task, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

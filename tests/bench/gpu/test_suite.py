@@ -43,6 +43,7 @@ def run_script(*words: str, env: dict[str, str], cwd: Path = ROOT) -> subprocess
 
 
 @pytest.mark.slow
+@pytest.mark.slow
 def test_the_script_on_a_bare_machine(bare: dict[str, str], tmp_path: Path) -> None:
     (tmp_path / "bench").mkdir()  # a folder of the caller's that is called like ours
     words = "--out found --device cpu --sizes nano --tokens 8 --batches 1 --rounds 10 --parts latency switch"
