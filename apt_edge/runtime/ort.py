@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -67,9 +67,9 @@ class OrtSession:
         self.outputs = {port.name: _spec(port) for port in self._session.get_outputs()}
 
     def hold(self, values: Mapping[str, np.ndarray]) -> Held:
-        """Bind values of some inputs once, on the provider's device; on a CPU the arrays themselves are read."""
+        """Put values of some inputs on the provider's device; on a CPU the arrays themselves are read."""
         check_held(self.inputs, values)
-        return _Bound(values, self._session, self._device, self.outputs)
+        return _Bound(values, self._device)
 
     def run(self, feeds: Mapping[str, np.ndarray], held: Held | None = None) -> dict[str, np.ndarray]:
         """Run once; `feeds` must have the names, types and shapes of the inputs that are not held, else ModelError."""
@@ -77,7 +77,7 @@ class OrtSession:
         check_feeds({name: spec for name, spec in self.inputs.items() if name not in kept}, feeds)
         try:
             if isinstance(held, _Bound):
-                results = held.run(self._session, feeds)
+                results = held.run(self._session, feeds, self.outputs)
             else:
                 results = self._session.run(None, {**kept, **feeds})
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
@@ -86,26 +86,24 @@ class OrtSession:
 
 
 class _Bound(Held):
-    """Values behind an IO binding, and outputs that come back to the host."""
+    """Values on the provider's device, for an IO binding a run: a binding would keep the clip of its last run alive."""
 
-    def __init__(
-        self, values: Mapping[str, np.ndarray], session: Any, device: str, outputs: Mapping[str, TensorSpec]
-    ) -> None:
+    def __init__(self, values: Mapping[str, np.ndarray], device: str) -> None:
         super().__init__(values)
         make = _onnxruntime().OrtValue.ortvalue_from_numpy
-        self._binding, self._outputs = session.io_binding(), tuple(outputs)
-        self._kept = {name: make(array, device, 0) for name, array in self.values.items()}  # a binding keeps none alive
-        for name, value in self._kept.items():
-            self._binding.bind_ortvalue_input(name, value)
+        self._kept = {name: make(array, device, 0) for name, array in self.values.items()}
 
-    def run(self, session: Any, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-        """Run with the host's `feeds` beside the values."""
+    def run(self, session: Any, feeds: Mapping[str, np.ndarray], outputs: Iterable[str]) -> list[np.ndarray]:
+        """Run with the host's `feeds` beside the values; outputs come back to the host."""
+        binding = session.io_binding()
+        for name, value in self._kept.items():
+            binding.bind_ortvalue_input(name, value)
         for name, array in feeds.items():
-            self._binding.bind_cpu_input(name, np.ascontiguousarray(array))
-        for name in self._outputs:  # anew: an axis may be free
-            self._binding.bind_output(name)
-        session.run_with_iobinding(self._binding)
-        return self._binding.copy_outputs_to_cpu()
+            binding.bind_cpu_input(name, np.ascontiguousarray(array))
+        for name in outputs:
+            binding.bind_output(name)
+        session.run_with_iobinding(binding)
+        return binding.copy_outputs_to_cpu()
 
 
 def _onnxruntime() -> ModuleType:
