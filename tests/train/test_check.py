@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import matplotlib.image
@@ -112,7 +113,10 @@ def test_ctrl_c_ends_at_once_and_leaves_no_process(tmp_path):
         (tmp_path / f"{i}.mp4").symlink_to(path)
         paths.append(tmp_path / f"{i}.mp4")
     command = [sys.executable, "-m", "train.clips", "check", str(write_list(tmp_path / "list.txt", paths))]
-    process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    heard = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a shell starts what runs in its background deaf
+    process = subprocess.Popen(
+        command, cwd=ROOT, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True, preexec_fn=heard
+    )
     while not (workers := workers_of(process.pid)):
         assert process.poll() is None
         time.sleep(0.05)
