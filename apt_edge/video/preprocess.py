@@ -78,15 +78,17 @@ def gain_and_offset(spec: ClipSpec) -> tuple[np.ndarray, np.ndarray]:
 def _apply(frames_THWC: np.ndarray, rows_hH: np.ndarray, columns_wW: np.ndarray) -> np.ndarray:
     """Filter along height and width with dense weights: uint8 [T, h, w, 3]."""
     (top, bottom), (left, right) = _used(rows_hH), _used(columns_wW)
-    part = frames_THWC[:, top:bottom, left:right]
-    frames, height, width, channels = part.shape
-    h, w = len(rows_hH), len(columns_wW)
-    x = np.ascontiguousarray(part.transpose(0, 1, 3, 2), dtype=np.float32)  # width last: one large product each way
-    x = x.reshape(-1, width) @ columns_wW[:, left:right].T
-    x = rows_hH[:, top:bottom] @ x.reshape(frames, height, channels * w)
-    x += 0.5  # the cast below cuts off: this rounds
-    np.clip(x, 0, 255, out=x)
-    return np.ascontiguousarray(x.astype(np.uint8).reshape(frames, h, channels, w).transpose(0, 1, 3, 2))
+    rows, columns = rows_hH[:, top:bottom], columns_wW[:, left:right].T
+    result = np.empty((len(frames_THWC), len(rows), columns.shape[1], frames_THWC.shape[3]), np.uint8)
+    # Frame by frame: a stream has one at a time, and a product of another shape may sum in another order.
+    for frame_HWC, out_hwC in zip(frames_THWC[:, top:bottom, left:right], result, strict=True):
+        height, width, channels = frame_HWC.shape
+        x = np.ascontiguousarray(frame_HWC.transpose(0, 2, 1), dtype=np.float32)  # width last: one product each way
+        x = rows @ (x.reshape(-1, width) @ columns).reshape(height, -1)
+        x += 0.5  # the cast below cuts off: this rounds
+        np.clip(x, 0, 255, out=x)
+        out_hwC[:] = x.astype(np.uint8).reshape(len(rows), channels, -1).transpose(0, 2, 1)
+    return result
 
 
 def _used(weights: np.ndarray) -> tuple[int, int]:

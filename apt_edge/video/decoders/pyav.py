@@ -56,14 +56,14 @@ def _collect(frames: Frames, wanted: set[int]) -> dict[int, np.ndarray]:
     with closing(frames):
         for number, frame in frames:
             if number in wanted:
-                convert = convert or _converter(frame)
+                convert = convert or converter(frame)
                 images[number] = convert(frame)
                 if len(images) == len(wanted):
                     break
     return images
 
 
-def _converter(first: Any) -> Callable[[Any], np.ndarray]:
+def converter(first: Any) -> Callable[[Any], np.ndarray]:
     """A function from frames like `first` to upright RGB.
 
     FFmpeg's own scale filter, as in players and in decord, because PyAV's reformatter passes over the position of the

@@ -1,0 +1,218 @@
+"""Frames of a source with the times at which they came; a lost one is connected to again.
+
+Shapes: H height, W width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any, NamedTuple
+
+import av
+import numpy as np
+
+from apt_edge.errors import AptEdgeError, VideoError
+from apt_edge.stream.clock import Clock
+from apt_edge.stream.connect import Connection, connect, kind_of, reason_of_loss, shown
+from apt_edge.video.decoders.packets import TRUSTED_COUNT
+from apt_edge.video.decoders.pyav import converter
+
+FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a connection is tried again: twice as long each time
+JUMP = 1.0  # seconds between two timestamps that are a gap, of sources that send a frame a second or more
+STARVED = 30.0  # seconds without a whole frame, although data comes: longer than cameras' keyframes are apart
+MID_FRAME = "it stops in the middle of a frame"
+
+
+class Frame(NamedTuple):
+    """A decoded frame.
+
+    Attributes:
+        captured: time at which it was there, by the stream's clock.
+        seconds: since the stream's beginning; of a file by its timestamps.
+        picture: makes the picture, uint8 [H, W, 3], RGB, upright.
+    """
+
+    captured: float
+    seconds: float
+    picture: Callable[[], np.ndarray]
+
+
+class Notice(NamedTuple):
+    """Something that happened to the source: `lost`, `reconnected`, `gap` or `size`, and the facts of it."""
+
+    event: str
+    facts: dict[str, Any]
+
+
+class Source:
+    """A file, a camera, a network stream or a pipe.
+
+    Args:
+        source: path, address, or `-` for standard input.
+        clock: gives the times; when it is stopped the frames end.
+        retries: how often in a row a lost source is connected to again.
+        fast: take the frames of a file as fast as they decode, not at the speed of its timestamps.
+
+    Attributes:
+        rate: frames a second that the source says it has; 0: unknown.
+        kind: see `kind_of`.
+
+    Raises:
+        VideoError: it cannot be opened.
+    """
+
+    def __init__(self, source: str, clock: Clock, retries: int, fast: bool = False) -> None:
+        self.name, self.kind = shown(source), kind_of(source)
+        self._source, self._clock, self._retries, self._fast = source, clock, retries, fast
+        self._live = self.kind not in ("file", "stdin")
+        self._connection: Connection | None = None
+        self.rate = 0.0
+        try:
+            self._connection = connect(source, self.kind, clock)
+            self.rate = float(self._connection.stream.average_rate or self._connection.stream.guessed_rate or 0)
+        except VideoError:
+            if not clock.stopped:  # while it waited for a writer: no error then
+                raise
+        self._begun = clock.now()
+        self._size = ""
+        self._convert: tuple[tuple[int, int, str], Callable[[Any], np.ndarray]] | None = None
+
+    def close(self) -> None:
+        """Close the connection."""
+        if self._connection is not None:
+            self._connection.close()
+        self._connection = None
+
+    def items(self) -> Iterator[Frame | Notice]:
+        """Frames as they come, and notices between them.
+
+        Raises:
+            VideoError: the source was lost for good.
+        """
+        lost_at, attempts = None, 0
+        while self._connection is not None:
+            try:
+                for item in self._read(*self._connection[:2]):
+                    if lost_at is not None and not (isinstance(item, Notice) and item.event == "gap"):
+                        after = round(self._clock.now() - lost_at, 3)
+                        yield Notice("reconnected", {"after": after, "attempts": attempts})
+                        lost_at, attempts = None, 0
+                    if lost_at is None:
+                        yield item
+                reason = "" if self.kind in ("file", "stdin") else "the sender has ended it"
+            except _LostError as lost:
+                reason = str(lost)
+            self.close()
+            if self._clock.stopped or not reason:
+                return
+            if lost_at is None:
+                lost_at = self._clock.now()
+                yield Notice("lost", {"reason": reason})
+            if not self._live:
+                raise VideoError(f"{self.name} is lost", found=reason, fix="get an intact copy, or send it again")
+            attempts = self._reconnect(attempts, reason)
+
+    def _reconnect(self, attempts: int, reason: str) -> int:
+        """Connect again after a pause that grows; returns the attempts so far. No connection: the stream is stopped."""
+        while not self._clock.stopped:
+            if attempts >= self._retries:
+                raise VideoError(
+                    f"{self.name} is lost",
+                    found=f"{reason}; {attempts} attempts to connect again",
+                    fix="see that the sender runs and the line holds; --retries sets how often it is tried",
+                )
+            self._clock.sleep(min(FIRST_WAIT * 2**attempts, LONGEST_WAIT))
+            attempts += 1
+            try:
+                if not self._clock.stopped:
+                    self._connection = connect(self._source, self.kind, self._clock)
+                    break
+            except AptEdgeError as error:
+                reason = error.found or error.wrong
+        return attempts
+
+    def _read(self, container: Any, stream: Any) -> Iterator[Frame | Notice]:
+        """The frames of one connection up to its end; raises _LostError when it breaks."""
+        # After damage, and where one joins a stream, nothing before a whole keyframe can be trusted.
+        broken, packets, times, whole = self._live, 0, _Times(stream), self._clock.now()
+        try:
+            for packet in container.demux(stream):
+                if self._clock.stopped:
+                    return
+                packets += packet.size > 0
+                frames, damage = _decode(packet)
+                for frame in frames:
+                    if not broken or frame.key_frame:
+                        broken, whole = False, self._clock.now()
+                        seconds, step = times.of(frame)
+                        if self._live and not 0 <= step <= max(JUMP, 5 / self.rate if self.rate else JUMP):
+                            yield Notice("gap", {"reason": f"timestamps jump by {step:.3f} s"})
+                        yield from self._frame(frame, seconds)
+                if damage and not broken:
+                    broken = True
+                    yield Notice("gap", {"reason": damage})
+                if self._live and self._clock.now() - whole > STARVED:
+                    raise _LostError(f"no whole frame for {STARVED:g} s")
+        except (OSError, ValueError) as error:  # av.FFmpegError is one of the two
+            raise _LostError(reason_of_loss(error)) from None
+        if self._clock.stopped:
+            return
+        if broken and packets:
+            raise _LostError(MID_FRAME)
+        if TRUSTED_COUNT in container.format.name and packets < stream.frames:
+            raise _LostError(f"{packets} of {stream.frames} frames are there")
+
+    def _frame(self, frame: Any, time: float | None) -> Iterator[Frame | Notice]:
+        """A frame when it is due, and before it the notice that its size is new."""
+        seconds = self._clock.now() - self._begun if self._live or time is None else time
+        if self.kind == "file" and not self._fast:
+            self._clock.sleep(self._begun + seconds - self._clock.now())
+        size = f"{frame.width}x{frame.height}"
+        if self._size not in ("", size):
+            yield Notice("size", {"was": self._size, "now": size})
+        self._size = size
+        yield Frame(self._clock.now(), seconds, partial(self._picture, frame))
+
+    def _picture(self, frame: Any) -> np.ndarray:
+        form = (frame.width, frame.height, frame.format.name)
+        if self._convert is None or self._convert[0] != form:
+            self._convert = (form, converter(frame))
+        return self._convert[1](frame)
+
+
+class _Times:
+    """Timestamps of one connection in seconds."""
+
+    def __init__(self, stream: Any) -> None:
+        self._tick = stream.time_base
+        self._first: float | None = None
+        self._last = 0.0
+
+    def of(self, frame: Any) -> tuple[float | None, float]:
+        """Seconds since the first frame, and since the one before; None and 0 without a timestamp."""
+        if frame.pts is None:
+            return None, 0.0
+        time = float(frame.pts * self._tick)
+        if self._first is None:
+            self._first = self._last = time
+        step, self._last = time - self._last, time
+        return time - self._first, step
+
+
+class _LostError(Exception):
+    """A connection broke; the message says why."""
+
+
+def _decode(packet: Any) -> tuple[list[Any], str]:
+    """The whole frames up to the first damaged one, and what the damage is, empty when there is none."""
+    try:
+        frames = packet.decode()
+    except (OSError, ValueError) as error:
+        if not isinstance(error, av.FFmpegError):
+            raise
+        return [], str(error.strerror or error)
+    whole = [frame for frame in frames if not frame.is_corrupt]
+    if packet.is_corrupt or len(whole) < len(frames):
+        return [], "damaged data"
+    return frames, ""
