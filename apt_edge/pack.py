@@ -153,6 +153,22 @@ class PromptPack:
             raise PackError(f"{path}: {error}") from None
 
 
+def folded_head(head: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Weight `[1, C, K]` and bias `[1, K]` of a head with the norm's affine part in them.
+
+    (g n + c) A + a = n (g A) + (c A + a), in float64 and rounded to the head's own type. The sum runs in one order
+    everywhere, so a graph's constants and what a device makes of the same pack are equal to the last bit.
+
+    Args:
+        head: `norm.weight`, `norm.bias` `[C]`, `weight` `[K, C]`, `bias` `[K]`.
+    """
+    gain_C, offset_C, weight_KC, bias_K = (head[name].astype(np.float64) for name in HEAD_TENSORS)
+    shift_CK = np.add.accumulate((weight_KC * offset_C).T, axis=0)  # a plain sum's order is the processor's
+    folded_CK, folded_K = (weight_KC * gain_C).T, bias_K + shift_CK[-1]
+    dtype = head["weight"].dtype
+    return np.ascontiguousarray(folded_CK[None], dtype), folded_K[None].astype(dtype)
+
+
 def _sort_metadata(path: Path) -> None:
     """Write a file's metadata again in the order of their names: safetensors leaves it to chance."""
     with path.open("r+b") as file:

@@ -24,10 +24,11 @@ from apt_edge.video.preprocess import normalise
 from export.engine.gate import prove_compiled
 from export.graph.dialect import Form, emulated, typed, untyped
 from export.graph.opset import check_operators
+from export.graph.prompts import only_prompts
 from export.graph.quantise import judged, quantise
-from export.graph.trace import PromptInputs, constants, trace
+from export.graph.trace import TaskInputs, constants, trace
 from export.proof.numerics import Numerics
-from export.proof.parity import check_prompts, compare, gate, torch_logits
+from export.proof.parity import check_values, compare, gate, torch_logits
 from export.proof.ranges import measure
 from export.rewrites import Pixels, rewritten
 from export.sidecar import describe_graph, describe_model, describe_numerics, ports, profiles
@@ -122,16 +123,16 @@ class Export:
         folder: Path,
     ) -> dict[str, Any]:
         form = numerics.form(name, target)
-        traced, prompts = self._trace(target)
+        traced, values = self._trace(target)
         graph, attention = untyped(
             traced,
-            prompts,
+            values,
             target.prompts,
             form,
             dynamic=target.batch.dynamic,
             early_pooling=target.early_pooling,
         )
-        graph, int8 = self._quantised(graph, form, prompts, target, folder)
+        graph, int8 = self._quantised(graph, form, values, target, folder)
         written = typed(graph.clone(), form)
         ops = check_operators(written, target.operators, target.name)
         written.metadata_props.update(
@@ -141,10 +142,10 @@ class Export:
             path = directory / ONNX
             ir.save(written, path)
             onnx.checker.check_model(str(path), full_check=True)
-            stored = check_prompts(path, prompts)
+            stored = check_values(path, values)
             if target.prompts.mode == "bound":
                 save_file(stored, directory / PROMPTS)
-            inputs = ports(written, target, stored)
+            inputs = ports(written.graph.inputs, target, stored)
             parity = (self._held_out() if int8 else self)._parity(path, graph, form, stored, target, folder)
             if int8:
                 int8 = judged(int8, written, parity, target.bounds)
@@ -156,7 +157,7 @@ class Export:
                 **describe_model(target, self.clip, self.labels),
                 **describe_graph(form, written, attention, ops),
                 "inputs": inputs,
-                "prompts": list(prompts),
+                "prompts": list(only_prompts(values)),
                 "onnx_sha256": sha256(path),
                 "parity": parity,
                 "numerics": describe_numerics(name, target, numerics, tried),
@@ -168,7 +169,7 @@ class Export:
         return sidecar
 
     def _quantised(
-        self, graph: ir.Model, form: Form, prompts: Mapping[str, np.ndarray], target: Target, folder: Path
+        self, graph: ir.Model, form: Form, values: Mapping[str, np.ndarray], target: Target, folder: Path
     ) -> tuple[ir.Model, dict[str, Any] | None]:
         """The graph as it is, or with int8 layers, calibrated on every second clip, and what the sidecar says."""
         if not target.int8:
@@ -180,8 +181,8 @@ class Export:
                 fix="give a list of more clips, or more of it (--count)",
             )
         clips = 2 * np.unique(np.linspace(0, (len(self.frames) - 1) // 2, INT8_CLIPS).astype(int))
-        values = {} if target.prompts.mode == "folded" else dict(prompts)
-        feeds = [{**self._feed(target, self.frames[clip]), **values} for clip in clips]
+        bound = {} if target.prompts.mode == "folded" else values
+        feeds = [{**self._feed(target, self.frames[clip]), **bound} for clip in clips]
         return quantise(graph, form.keep(graph.graph), feeds, target.compiler is not None, folder)
 
     def _held_out(self) -> Export:
@@ -201,7 +202,7 @@ class Export:
         path: Path,
         graph: ir.Model,
         form: Form,
-        prompts: Mapping[str, np.ndarray],
+        values: Mapping[str, np.ndarray],
         target: Target,
         folder: Path,
     ) -> dict[str, Any]:
@@ -211,7 +212,7 @@ class Export:
             path: the file.
             graph: the same before its types were written.
             form: the types.
-            prompts: values of the prompts that are inputs.
+            values: prompts and head, for those that are inputs.
             target: gives the clips a run, as many as its batch takes, and the runtime.
             folder: for the twin.
         """
@@ -221,17 +222,17 @@ class Export:
         if key in self._parities:  # platforms share graphs
             return self._parities[key]
         if form.precision == "float32":
-            report = compare(path, self.reference, self.frames, self.clip, prompts, rows, self.classes, name)
+            report = compare(path, self.reference, self.frames, self.clip, values, rows, self.classes, name)
         else:
             twin = folder / ONNX
             ir.save(emulated(graph.clone(), form), twin)
-            wide = {name: values.astype(np.float32) for name, values in prompts.items()}
+            wide = {name: array.astype(np.float32) for name, array in values.items()}
             report = compare(twin, self.reference, self.frames, self.clip, wide, rows, self.classes)
             report["session"] = f"ONNX Runtime, CPU, float32 rounded to {form.precision} wherever the types say so"
             report["file"] = None
             if form.precision != "bfloat16":  # which ONNX Runtime's CPU has no products for
                 one = self.golden[: target.batch.min]
-                own = compare(path, self.reference[one], self.frames[one], self.clip, prompts, len(one))
+                own = compare(path, self.reference[one], self.frames[one], self.clip, values, len(one))
                 gate(own, target.bounds)
                 report["file"] = {"max_abs": own["max_abs"], "clips": len(one)}
         self._parities[key] = report
@@ -241,14 +242,14 @@ class Export:
         self,
         path: Path,
         attention: int,
-        prompts: Mapping[str, np.ndarray],
+        values: Mapping[str, np.ndarray],
         inputs: Mapping[str, dict[str, Any]],
         target: Target,
     ) -> dict[str, Any]:
         """The compile gate's report, from the same graph's earlier build where platforms share one."""
         key = (sha256(path), json.dumps(profiles(inputs)))
         if key not in self._builds:
-            names = list(prompts) if target.prompts.mode == "folded" else []
+            names = list(only_prompts(values)) if target.prompts.mode == "folded" else []
             self._builds[key] = prove_compiled(path, attention, names, profiles=profiles(inputs))
         return self._builds[key]
 
@@ -258,18 +259,19 @@ class Export:
         if key not in self._traces:
             print(f"tracing ({target.input} input)", file=sys.stderr)
             pixels = Pixels(self.clip, not absorb) if target.input == "uint8" else None
-            module = PromptInputs(rewritten(self.model, self.clip if absorb else None), pixels)
+            module = TaskInputs(rewritten(self.model, self.clip if absorb else None), pixels)
             example = self.frames[:1] if pixels else normalise(self.frames[0], self.clip)[None]
             self._traces[key] = trace(module, torch.from_numpy(example)), constants(module)
         return self._traces[key]
 
     def _ranges(self, target: Target, folder: Path) -> Numerics:
         """Ranges on the calibration clips, run once for all targets below float32; `folder` is for the graph."""
-        traced, prompts = self._trace(target)
+        traced, values = self._trace(target)
+        prompts = only_prompts(values)
         if target.precision == "float32":
             return Numerics([], prompts)
         if self._numerics is None:
-            graph, _ = untyped(traced, prompts, Prompts(), Form("float32", "decomposed", 20))
+            graph, _ = untyped(traced, values, Prompts(), Form("float32", "decomposed", 20))
             clips = self.frames[np.unique(np.linspace(0, len(self.frames) - 1, CALIBRATION_CLIPS).astype(int))]
             feeds = [self._feed(target, frames) for frames in clips]
             self._numerics = Numerics(measure(graph, feeds, folder), prompts)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from apt_edge.backbone.blocks import EnteringBlock
 from apt_edge.backbone.vit import Head, Vit
 from apt_edge.clip import ClipSpec
+from apt_edge.pack import HEAD_TENSORS, folded_head
 
 
 class Pixels(nn.Module):
@@ -82,14 +83,17 @@ def join_positions(model: nn.Module) -> None:
 
 
 def absorb_head_norm(model: nn.Module) -> None:
-    """The pooled norm's affine part in the classifier: (g n + c) A + a = n (g A) + (c A + a)."""
+    """The pooled norm's affine part in the classifier, by the function that devices use on a pack's head."""
     head = model.head
     assert isinstance(head, Head)
+    norm, linear = head.norm, head.linear
+    parts = zip(HEAD_TENSORS, (norm.weight, norm.bias, linear.weight, linear.bias), strict=True)
+    weight_1CK, bias_1K = folded_head({name: part.detach().numpy() for name, part in parts})
     with torch.no_grad():
-        head.linear.bias.add_(head.linear.weight @ head.norm.bias)
-        head.linear.weight *= head.norm.weight
-        head.norm.weight.fill_(1)
-        head.norm.bias.zero_()
+        linear.weight.copy_(torch.from_numpy(weight_1CK[0].T))
+        linear.bias.copy_(torch.from_numpy(bias_1K[0]))
+        norm.weight.fill_(1)
+        norm.bias.zero_()
 
 
 def rewritten(model: nn.Module, clip: ClipSpec | None) -> nn.Module:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,31 +10,47 @@ import onnx_ir as ir
 
 from apt_edge.clip import ClipSpec
 from apt_edge.runtime.model_dir import OUTPUT
+from export.graph.batch import BATCH
 from export.graph.dialect import Form
+from export.graph.prompts import CLASSES, COUNT
 from export.proof.numerics import NAMES, Numerics
 from export.target import Target
 
 
-def ports(graph: ir.Model, target: Target, prompts: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
-    """The graph's inputs: type, shape with None for a free axis, and the profile of an input that has one.
+def ports(inputs: Iterable[ir.Value], target: Target, values: Mapping[str, np.ndarray]) -> dict[str, dict[str, Any]]:
+    """A graph's inputs: type, shape with None for a free axis, and the profile of an input that has one.
 
     Args:
-        graph: the typed graph.
+        inputs: of the typed graph.
         target: its batch and prompts give the profiles.
-        prompts: values of the prompts, whose count is the usual one.
+        values: the task, whose count of prompts and number of classes are the usual ones.
     """
-    batch, most, found = target.batch, target.prompts.max_count, {}
-    for value in graph.graph.inputs:
+    found = {}
+    for value in inputs:
         assert value.shape is not None
         assert value.dtype is not None
-        shape = [axis if isinstance(axis, int) else None for axis in value.shape]
-        profile = None
-        if None in shape:
-            count = prompts[str(value.name)].shape[2] if value.name in prompts else None
-            sizes = {0: (batch.min, batch.opt, batch.max), 2: (1, count, most)}
-            profile = [[sizes[i][k] if axis is None else axis for i, axis in enumerate(shape)] for k in range(3)]
-        found[str(value.name)] = {"dtype": value.dtype.numpy().name, "shape": shape, "profile": profile}
+        name, axes = str(value.name), [axis if isinstance(axis, int) else str(axis.value) for axis in value.shape]
+        own = values[name].shape if name in values else [target.batch.opt, *axes[1:]]
+        lengths = [_lengths(axis, int(usual), target) for axis, usual in zip(axes, own, strict=True)]
+        shape = [axis if isinstance(axis, int) else None for axis in axes]
+        profile = [list(sizes) for sizes in zip(*lengths, strict=True)] if None in shape else None
+        found[name] = {"dtype": value.dtype.numpy().name, "shape": shape, "profile": profile}
     return found
+
+
+def _lengths(axis: int | str, usual: int, target: Target) -> tuple[int, int, int]:
+    """Smallest, usual and largest length of an axis."""
+    batch, settings = target.batch, target.prompts
+    ends = {
+        BATCH: (batch.min, batch.max),
+        COUNT: (target.fewest_prompts, settings.max_count),
+        CLASSES: (1, settings.max_classes),
+    }
+    if isinstance(axis, int):
+        return axis, axis, axis
+    least, most = ends[axis]
+    assert most is not None
+    return least, batch.opt if axis == BATCH else usual, most
 
 
 def profiles(inputs: Mapping[str, dict[str, Any]]) -> dict[str, list[list[int]]]:
@@ -45,11 +61,12 @@ def profiles(inputs: Mapping[str, dict[str, Any]]) -> dict[str, list[list[int]]]
 def describe_model(target: Target, clip: ClipSpec, labels: Sequence[str]) -> dict[str, Any]:
     """What the model takes and gives."""
     rows = None if target.batch.dynamic else 1
+    classes = None if target.prompts.max_classes else len(labels)
     return {
         "target": target.model_dump() | {"tolerance": target.bounds.model_dump()},
         "clip": clip.to_dict(),
         "labels": list(labels),
-        "outputs": {OUTPUT: {"dtype": "float32", "shape": [rows, len(labels)]}},
+        "outputs": {OUTPUT: {"dtype": "float32", "shape": [rows, classes]}},
         "prompt_mode": target.prompts.mode,
     }
 

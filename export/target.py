@@ -63,22 +63,24 @@ class Batch(Strict):
 
 
 class Prompts(Strict):
-    """How prompts reach the graph.
+    """How a task, prompts and the classifier's linear layer, reaches the graph.
 
     Attributes:
         mode: `folded` makes them constants, `bound` graph inputs whose values lie in `prompts.safetensors`.
-        per_row: bound prompts have a batch axis, so that each clip of a batch has its own task.
-        max_count: bound prompts have a free count from 1 to this; the pack's own count when None.
+        per_row: a bound task has a batch axis, so that each clip of a batch has its own task.
+        max_count: bound prompts have a free count up to this, from 0 (1 in TensorRT); the pack's own count when None.
+        max_classes: a bound head has a free number of classes from 1 to this; the pack's own number when None.
     """
 
     mode: Literal["folded", "bound"] = "folded"
     per_row: bool = False
     max_count: int | None = Field(default=None, ge=1)
+    max_classes: int | None = Field(default=None, ge=1)
 
     @model_validator(mode="after")
     def _bound(self) -> Prompts:
-        if self.mode == "folded" and (self.per_row or self.max_count):
-            raise ValueError("per_row and max_count are for bound prompts")
+        if self.mode == "folded" and (self.per_row or self.max_count or self.max_classes):
+            raise ValueError("per_row, max_count and max_classes are for bound prompts")
         return self
 
 
@@ -151,6 +153,11 @@ class Target(Strict):
     def compiler(self) -> str | None:
         """Package that builds the engine; None when the graph is run as it is."""
         return self.runtime if self.runtime.startswith("tensorrt") else None
+
+    @property
+    def fewest_prompts(self) -> int:
+        """The least that a free count of prompts may be: TensorRT has no profile of length 0."""
+        return 1 if self.compiler else 0
 
     @property
     def operators(self) -> list[str]:

@@ -1,10 +1,16 @@
 """Exported model -> what a device gets: `python -m export.to_bundle MODEL_DIR [--out DIR | FILE.tar]`.
 
 One directory or tar with the graph, golden clips, scripts and the library's wheel. It runs where there is neither torch
-nor internet, and returns `results.json` (`apt_edge/runtime/results.py` has its form).
+nor internet, and returns `results.json` (`apt_edge/runtime/results.py` has its form). `--triton DIR` and
+`--deepstream DIR` write the model for those engines instead, or beside it with `--out`.
 """
 
 from __future__ import annotations
+
+if __name__ == "__main__":  # before the imports that need packages of the extra
+    from apt_edge.errors import name_missing_packages
+
+    name_missing_packages("export.to_bundle")
 
 import argparse
 import json
@@ -22,6 +28,8 @@ from apt_edge.runtime.selftest import golden
 from export.bundle.readme import readme
 from export.bundle.scripts import scripts
 from export.bundle.wheel import EPOCH, build_wheel
+from export.serving.deepstream import to_deepstream
+from export.serving.triton import to_triton
 
 README = "README.txt"
 
@@ -100,20 +108,55 @@ def _mode(name: str) -> int:
     return 0o755 if name.endswith(".sh") else 0o644
 
 
+def _plan(text: str) -> tuple[str, Path]:
+    capability, equals, path = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"{text} is not a compute capability and a file, as 8.7=model.engine")
+    return capability, Path(path)
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(prog="export.to_bundle", description="Pack an exported model for a device.")
+    parser = argparse.ArgumentParser(
+        prog="export.to_bundle", description="Pack an exported model for a device, or for Triton or DeepStream."
+    )
     parser.add_argument("model", type=Path, help="directory that export.to_onnx wrote")
     parser.add_argument("--out", type=Path, help="directory, or file that ends in .tar (default: MODEL.tar)")
+    parser.add_argument("--triton", type=Path, metavar="DIR", help="write the model into this Triton repository")
+    parser.add_argument("--name", help="of the model there (default: the target's)")
+    parser.add_argument(
+        "--plan", type=_plan, action="append", default=[], metavar="CC=FILE", help="an engine for GPUs of a capability"
+    )
+    parser.add_argument("--deepstream", type=Path, metavar="DIR", help="write the configuration of DeepStream's app")
+    parser.add_argument("--span", type=int, help="frames of a stream that a clip of segments spans there")
     parser.add_argument("--json", action="store_true", help="print what was packed as JSON")
     args = parser.parse_args()
-    packed = to_bundle(args.model, args.out)
-    if args.json:
-        print(json.dumps(packed, indent=2))
-        return
-    print(
-        f"{packed['out']}: {len(packed['files'])} files, {packed['bytes'] / 1e6:.1f} MB, for {packed['target']}; "
-        f"copy it to the device and read {README}"
-    )
+    if (args.name or args.plan) and not args.triton:
+        parser.error("--name and --plan are for --triton")
+    if args.span is not None and not args.deepstream:
+        parser.error("--span is for --deepstream")
+    written: dict[str, Any] = {}
+    if args.triton:
+        written["triton"] = to_triton(args.model, args.triton, args.name, dict(args.plan))
+    if args.deepstream:
+        written["deepstream"] = to_deepstream(args.model, args.deepstream, args.span)
+    if args.out or not written:
+        written |= to_bundle(args.model, args.out)
+    print(json.dumps(written, indent=2) if args.json else _summary(written))
+
+
+def _summary(written: dict[str, Any]) -> str:
+    lines = []
+    for name, entry in written.get("triton", {}).get("models", {}).items():
+        plan = f", plans for {', '.join(entry['plans'])}" if entry["plans"] else ""
+        lines.append(f"{written['triton']['repository']}/{name}: max_batch_size {entry['max_batch_size']}{plan}")
+    if entry := written.get("deepstream"):
+        lines.append(f"{entry['out']}: up to {entry['streams']} streams; copy it to the device and read {README}")
+    if "target" in written:
+        lines.append(
+            f"{written['out']}: {len(written['files'])} files, {written['bytes'] / 1e6:.1f} MB, for "
+            f"{written['target']}; copy it to the device and read {README}"
+        )
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":

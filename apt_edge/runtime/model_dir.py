@@ -20,6 +20,12 @@ from apt_edge.video.preprocess import normalise
 ONNX, SIDECAR, ENGINE, GOLDEN = "model.onnx", "model.json", "model.engine", "golden.npz"
 PROMPTS = "prompts.safetensors"
 INPUT, OUTPUT = "clip", "logits"
+HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
+
+
+def prompt_name(block: int, part: str) -> str:
+    """Name of a prompt tensor in graphs and engines; `part` is `key` or `value`."""
+    return f"blocks.{block}.attn.prompt_{part}"
 
 
 @dataclass(frozen=True)
@@ -75,7 +81,7 @@ class ModelDir:
 
     @cached_property
     def prompts(self) -> dict[str, np.ndarray]:
-        """Values of the prompts that are graph inputs; empty when they are constants.
+        """Values of the prompts and the head that are graph inputs; empty when they are constants.
 
         Raises:
             ModelError: the file is missing or damaged.
@@ -133,9 +139,9 @@ class ModelDir:
 def feeds(
     inputs: Mapping[str, TensorSpec], frames_BTSSC: np.ndarray, clip: ClipSpec, prompts: Mapping[str, np.ndarray]
 ) -> dict[str, np.ndarray]:
-    """Feeds of a session for uint8 frames: as they are or normalised, and the prompts that are inputs.
+    """Feeds of a session for uint8 frames: as they are or normalised, and the prompts and head that are inputs.
 
-    Prompts with a batch axis are repeated: every row gets the same task.
+    Those with a batch axis are repeated: every row gets the same task.
     """
     raw = inputs[INPUT].dtype == np.uint8
     result = {INPUT: frames_BTSSC if raw else np.stack([normalise(frames, clip) for frames in frames_BTSSC])}

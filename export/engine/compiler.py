@@ -9,17 +9,15 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 from apt_edge.errors import AptEdgeError, ConfigError, GateError, MissingDependency
+from apt_edge.runtime.tensorrt_log import MODULES, logger
 from export.engine.layers import Layer, inspect_plan, log_total, parse_layer_table
 from export.engine.progress import interruptible, make_monitor
 from export.engine.timing_cache import load_timing_cache, save_timing_cache
-
-MODULES = {"tensorrt-rtx": "tensorrt_rtx", "tensorrt": "tensorrt"}
 
 
 @dataclass(frozen=True)
@@ -78,8 +76,8 @@ def build(
         KeyboardInterrupt: Ctrl-C ended the build.
     """
     trt: Any = load_compiler(name)
-    log = _logger(trt)
-    log.lines.clear()
+    log = logger(trt)
+    log.lines = []  # the verbose ones hold the layer table
     log.errors.clear()
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         raise AptEdgeError(
@@ -146,28 +144,8 @@ def _set_capabilities(trt: Any, config: Any, capabilities: Sequence[str]) -> Non
 
 
 def _describe(trt: Any, log: Any, name: str, plan: bytes) -> Build:
-    text = "\n".join(log.lines)
+    text, log.lines = "\n".join(log.lines), None
     layers, activation = parse_layer_table(text), log_total("Activation", text)
     if not layers or activation is None:
         layers, activation = inspect_plan(trt, log, plan)
     return Build(f"{name} {trt.__version__}", plan, layers, activation, log_total("Weights", text))
-
-
-@cache
-def _logger(trt: Any) -> Any:
-    """The one logger of a compiler in this process: TensorRT goes on writing to the first one that it was given."""
-
-    class Log(trt.ILogger):
-        """Keeps every message: the verbose ones hold the layer table."""
-
-        def __init__(self) -> None:
-            super().__init__()
-            self.lines: list[str] = []
-            self.errors: list[str] = []
-
-        def log(self, severity: Any, message: str) -> None:
-            self.lines.append(message)
-            if severity <= trt.ILogger.Severity.ERROR:
-                self.errors.append(message)
-
-    return Log()

@@ -114,7 +114,12 @@ def flat(graph: ir.Graph, value: Value) -> Value:
     assert value.name is not None
     before = graph.node(0) if node is None else next(iter(node.successors()))
     turned = insert(before, "Transpose", [value], f"{value.name}/turned", perm=[0, 2, 1, 3])
-    return _shaped(insert(before, "Reshape", [turned, integers(graph, 0, 0, -1)], f"{value.name}/flat"), value)
+    assert value.shape is not None
+    _, heads, _, width = value.shape
+    assert isinstance(heads, int)
+    assert isinstance(width, int)
+    shape = integers(graph, 0, 0, heads * width)  # -1 would not do for a block without prompts, of 0 tokens
+    return _shaped(insert(before, "Reshape", [turned, shape], f"{value.name}/flat"), value)
 
 
 def _projection(node: ir.Node | None) -> tuple[ir.Node, int, int] | None:

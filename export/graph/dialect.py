@@ -71,7 +71,7 @@ def untyped(
 
     Args:
         traced: from `export.graph.trace`; it is copied, not changed.
-        values: the prompts, `[1, h, n, d]`.
+        values: prompts and head, `TaskInputs.values`.
         settings: constants or inputs.
         form: attention and opset are taken from it.
         dynamic: whether the batch axis is free.

@@ -22,6 +22,7 @@ from apt_edge.errors import GateError
 from apt_edge.runtime.agreement import failures
 from apt_edge.runtime.ort import OrtSession
 from export.graph.precision import FLOAT, NORM
+from export.graph.prompts import reads_head
 from export.graph.rules import array, constant, insert, tidy
 from export.target import Tolerance
 
@@ -56,7 +57,8 @@ def quantise(
     Raises:
         GateError: no layer can be quantised.
     """
-    linear = [node for node in model.graph if node.op_type == "MatMul" and array(node.inputs[1]) is not None]
+    products = [node for node in model.graph if node.op_type == "MatMul" and not reads_head(node)]
+    linear = [node for node in products if array(node.inputs[1]) is not None]
     able = [node for node in linear if node not in float32]
     spreads = _calibrate(model, able, feeds, folder / "spreads.onnx")
     steps = {name: spread.steps(symmetric) for name, spread in spreads.items()}

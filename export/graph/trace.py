@@ -1,6 +1,7 @@
-"""PyTorch model -> ONNX graph: one float32 trace with the prompts as inputs; rewrite rules make every dialect of it.
+"""PyTorch model -> ONNX graph: one float32 trace with the task as inputs; rewrite rules make every dialect of it.
 
-Shapes: B batch, T frames, S size in pixels, C channels of a clip.
+A task is its prompts and the head's linear layer. Shapes: B batch, N tokens, n prompts of a block, h in {1, heads},
+d head width, C width, K classes.
 """
 
 from __future__ import annotations
@@ -9,34 +10,33 @@ import copy
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 import torch
 from onnxscript import opset18 as op
 from torch import Tensor, nn
 
 from apt_edge.backbone.folded import FoldedModel
-from apt_edge.backbone.vit import ExtraKV
-from apt_edge.runtime.model_dir import INPUT, OUTPUT
+from apt_edge.backbone.vit import ExtraKV, Head
+from apt_edge.runtime.model_dir import HEAD_BIAS, HEAD_WEIGHT, INPUT, OUTPUT, prompt_name
 from export.rewrites import Pixels
 
 OPSET = 20
 SCOPES = "pkg.torch.onnx.name_scopes"
 
 
-def prompt_name(block: int, part: str) -> str:
-    """Name of a prompt tensor in graphs and engines; `part` is `key` or `value`."""
-    return f"blocks.{block}.attn.prompt_{part}"
-
-
-class PromptInputs(nn.Module):
-    """A model whose clip is what the graph takes and whose prompts are inputs.
+class TaskInputs(nn.Module):
+    """A model whose clip is what the graph takes and whose prompts and head are inputs.
 
     Args:
-        model: `FoldedModel`, or another module `clip -> logits`.
+        model: `FoldedModel`, or another module `clip -> logits`, which has no inputs but the clip.
         pixels: arithmetic that makes uint8 frames a clip; None when the graph takes normalised clips.
+
+    Attributes:
+        values: the inputs beside the clip: prompts `[1, h, n, d]` (key, value, key, value ...), then the head's
+            weight `[1, C, K]` and bias `[1, K]`.
     """
 
     def __init__(self, model: nn.Module, pixels: Pixels | None) -> None:
@@ -44,22 +44,32 @@ class PromptInputs(nn.Module):
         self.model, self.pixels = model, pixels
         extra = model.extra if isinstance(model, FoldedModel) else {}
         self.blocks = list(extra)
-        self.prompts = {
+        self.values = {
             prompt_name(block, part): getattr(extra[block], part) for block in extra for part in ("key", "value")
         }
+        if isinstance(model, FoldedModel):
+            linear = model.head.linear
+            self.values |= {HEAD_WEIGHT: linear.weight.T[None].contiguous(), HEAD_BIAS: linear.bias[None]}
 
-    def forward(self, clip: Tensor, prompts: list[Tensor]) -> Tensor:
-        """Clips and `[1, h, n, d]` prompts (key, value, key, value ...) to logits."""
+    def forward(self, clip: Tensor, values: list[Tensor]) -> Tensor:
+        """Clips and `values` to logits."""
         if self.pixels is not None:
             clip = self.pixels(clip)
         if not isinstance(self.model, FoldedModel):
             return self.model(clip)
+        *prompts, weight_1CK, bias_1K = values
         extra = {block: ExtraKV(*prompts[2 * row : 2 * row + 2]) for row, block in enumerate(self.blocks)}
-        return self.model.head(self.model.vit(clip, extra))
+        return _logits(self.model.head, self.model.vit(clip, extra), weight_1CK, bias_1K)
 
 
-def trace(module: PromptInputs, clip: Tensor) -> ir.Model:
-    """Trace `module(clip, prompts)` in opset 20; every prompt becomes a graph input of its own name.
+def _logits(head: Head, tokens_BNC: Tensor, weight_1CK: Tensor, bias_1K: Tensor) -> Tensor:
+    """What `head` gives, as a product of three axes: ONNX Runtime computes one of two differently on constants."""
+    pooled_B1C = head.norm(tokens_BNC.mean(dim=1, keepdim=True))
+    return (pooled_B1C @ weight_1CK).squeeze(1) + bias_1K
+
+
+def trace(module: TaskInputs, clip: Tensor) -> ir.Model:
+    """Trace `module(clip, values)` in opset 20; every value becomes a graph input of its own name.
 
     Attention is written as Transpose, MatMul, Softmax, MatMul with the scale already on the query: TensorRT's condition
     for a fused kernel, and the form that `export.graph.attention` finds again.
@@ -73,10 +83,10 @@ def trace(module: PromptInputs, clip: Tensor) -> ir.Model:
         logging.getLogger("torch.onnx._internal.exporter._registration").setLevel(logging.ERROR)
         program = torch.onnx.export(
             copy.copy(module).eval(),
-            (clip, list(module.prompts.values())),
+            (clip, list(module.values.values())),
             dynamo=True,
             opset_version=OPSET,
-            input_names=[INPUT, *module.prompts],
+            input_names=[INPUT, *module.values],
             output_names=[OUTPUT],
             custom_translation_table={torch.ops.aten.scaled_dot_product_attention.default: _attention},
             verbose=False,
@@ -130,6 +140,6 @@ def _scopes(node: ir.Node) -> list[str]:
     return [part.strip(" '\"") for part in text.strip("[]").split(",")][:-1]
 
 
-def constants(module: PromptInputs) -> Mapping[str, Any]:
-    """The prompts as numpy arrays, float32 `[1, h, n, d]`."""
-    return {name: tensor.detach().numpy() for name, tensor in module.prompts.items()}
+def constants(module: TaskInputs) -> dict[str, np.ndarray]:
+    """The module's `values` as numpy arrays, float32."""
+    return {name: tensor.detach().numpy() for name, tensor in module.values.items()}

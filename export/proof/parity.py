@@ -23,31 +23,31 @@ from apt_edge.video.preprocess import normalise
 from export.target import Tolerance
 
 
-def check_prompts(path: Path, prompts: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """The prompts as the graph takes them: every one must be a constant or an input of its name, and unchanged.
+def check_values(path: Path, values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Prompts and head as the graph takes them: each must be a constant or an input of its name, and unchanged.
 
     Args:
         path: the file, which is read back.
-        prompts: float32, `[1, h, n, d]`.
+        values: float32.
 
     Returns:
         The values in the graph's type.
 
     Raises:
-        GateError: a prompt is missing, differs by a bit from its value in that type, or has left its range.
+        GateError: one is missing, differs by a bit from its value in that type, or has left its range.
     """
     graph = ir.load(path)
     ports = {value.name: value for value in graph.graph.inputs}
     stored = {}
-    for name, values in prompts.items():
+    for name, array in values.items():
         value = graph.graph.initializers.get(name) or ports.get(name)
         if value is None or value.dtype is None:
-            raise GateError(f"the prompt {name} is not in the exported graph", fix="report this as a bug")
-        stored[name] = np.ascontiguousarray(values.astype(value.dtype.numpy()))  # safetensors takes no other
+            raise GateError(f"{name} is not in the exported graph", fix="report this as a bug")
+        stored[name] = np.ascontiguousarray(array.astype(value.dtype.numpy()))  # safetensors takes no other
         if value.const_value is not None and not np.array_equal(value.const_value.numpy(), stored[name]):
-            raise GateError(f"the prompt {name} changed on the way into the graph", fix="report this as a bug")
+            raise GateError(f"{name} changed on the way into the graph", fix="report this as a bug")
         if not np.isfinite(stored[name].astype(np.float32)).all():
-            raise GateError(f"the prompt {name} does not fit {value.dtype.name.lower()}", fix="export in float32")
+            raise GateError(f"{name} does not fit {value.dtype.name.lower()}", fix="export in float32")
     return stored
 
 
@@ -64,7 +64,7 @@ def compare(
     reference: np.ndarray,
     frames: np.ndarray,
     clip: ClipSpec,
-    prompts: Mapping[str, np.ndarray],
+    values: Mapping[str, np.ndarray],
     rows: int = 1,
     classes: np.ndarray | None = None,
     session_name: str = "onnxruntime-cpu",
@@ -76,7 +76,7 @@ def compare(
         reference: logits `[M, K]` of the float32 PyTorch model.
         frames: uint8 `[M, T, S, S, 3]`.
         clip: the input contract.
-        prompts: values of the prompts that are inputs.
+        values: prompts and head, for those that are inputs.
         rows: clips a run.
         classes: the clips' class numbers `[M]`, where they are known.
 
@@ -88,7 +88,7 @@ def compare(
     session: Session = OrtSession(onnx_path, keep_memory=False) if frugal else SESSIONS[session_name](onnx_path, None)
     starts = tqdm(range(0, len(frames), rows), desc="parity", unit="run", disable=None, leave=False)
     runs = (frames[start : start + rows] for start in starts)
-    found = np.concatenate([session.run(feeds(session.inputs, run, clip, prompts))[OUTPUT] for run in runs])
+    found = np.concatenate([session.run(feeds(session.inputs, run, clip, values))[OUTPUT] for run in runs])
     report = agreement(reference, found) | {"centred_cosine": _centred_cosine(reference, found)}
     if classes is not None:
         before, after = (float((logits.argmax(1) == classes).mean()) for logits in (reference, found))

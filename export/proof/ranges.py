@@ -12,6 +12,7 @@ import onnx_ir as ir
 from tqdm import tqdm
 
 from apt_edge.runtime.ort import OrtSession
+from export.graph.prompts import reads_head
 from export.graph.rules import insert
 
 # What only moves numbers about has the range of its input.
@@ -39,7 +40,7 @@ def measure(graph: ir.Model, feeds: Iterable[Mapping[str, np.ndarray]], folder: 
         folder: for the graph with its further outputs.
     """
     instrumented = graph.clone()
-    watched = [node for node in instrumented.graph if node.op_type in ARITHMETIC]
+    watched = [node for node in instrumented.graph if node.op_type in ARITHMETIC and not reads_head(node)]
     outputs: dict[str, ir.Node] = {}
     for node in watched:
         for kind in ("ReduceMax", "ReduceMin"):

@@ -16,7 +16,7 @@ from apt_edge.methods.tuned import TunedModel
 from bench.graph import graph_macs
 from export import rewrites
 from export.graph.dialect import Form, untyped
-from export.graph.trace import PromptInputs, constants, trace
+from export.graph.trace import TaskInputs, constants, trace
 from export.model import Export
 from export.target import Prompts
 from tests.apt_edge.clip_weights import DEPTH, FORMS, SIZE, clips, tiny_clip
@@ -85,7 +85,7 @@ def test_the_dialects_are_one_model_in_float64(form, name):
     """`attention` against `decomposed`; ONNX Runtime's own operator has float32 kernels alone."""
     vit = tiny_clip(form)
     model = rebuilt(vit, double(tuned(vit, name, **METHODS[name])))
-    module = PromptInputs(rewrites.rewritten(model, None).requires_grad_(False), None)
+    module = TaskInputs(rewrites.rewritten(model, None).requires_grad_(False), None)
     clip = clips(form)[:1].double()
     graph = trace(module, clip)
     for dialect, opset, pooled in [("decomposed", 20, False), ("decomposed", 13, True), ("attention", 23, False)]:

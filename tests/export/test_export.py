@@ -129,13 +129,17 @@ def test_folded_and_bound_agree_to_the_last_bit(tiny_vit, tiny_frames, tmp_path,
     export(tiny_vit, tiny_frames, tmp_path / "folded", method, tokens=4)
     chosen = target("onnxruntime-cpu", "prompts.mode=bound")
     model, sidecar = export(tiny_vit, tiny_frames, tmp_path / "bound", method, chosen, tokens=4)
-    prompts = load_file(tmp_path / "bound" / "prompts.safetensors")
-    assert list(prompts) == sorted(sidecar["prompts"])
-    assert np.array_equal(prompts["blocks.1.attn.prompt_value"], model.extra[1].value.numpy())
+    task = load_file(tmp_path / "bound" / "prompts.safetensors")
+    assert (
+        sorted(task)
+        == sorted([*sidecar["prompts"], "head.bias", "head.weight"])
+        == sorted(set(sidecar["inputs"]) - {"clip"})
+    )
+    assert np.array_equal(task["blocks.1.attn.prompt_value"], model.extra[1].value.numpy())
     for frames in tiny_frames:
         assert np.array_equal(
             logits(tmp_path / "folded", {"clip": frames[None]}),
-            logits(tmp_path / "bound", {"clip": frames[None], **prompts}),
+            logits(tmp_path / "bound", {"clip": frames[None], **task}),
         )
 
 
@@ -143,9 +147,13 @@ def test_bound_float16_prompts_are_inputs_that_compile(tiny_vit, tiny_frames, tm
     chosen = target("tensorrt-rtx", "prompts.mode=bound")
     _, sidecar = export(tiny_vit, tiny_frames, tmp_path / "m", chosen=chosen, tokens=8)
     assert sidecar["gate"]["fused_attention"] == 2
-    prompts = load_file(tmp_path / "m" / "prompts.safetensors")
-    assert {values.dtype for values in prompts.values()} == {np.dtype(np.float16)}
-    assert [sidecar["inputs"][name]["dtype"] for name in prompts] == ["float16"] * 4
+    task = load_file(tmp_path / "m" / "prompts.safetensors")
+    assert {name: values.dtype.name for name, values in task.items()} == {
+        **dict.fromkeys(sidecar["prompts"], "float16"),
+        "head.bias": "float32",
+        "head.weight": "float32",
+    }
+    assert all(sidecar["inputs"][name]["dtype"] == values.dtype.name for name, values in task.items())
 
 
 @pytest.mark.parametrize("page", ["onnxruntime-cpu", "openvino-cpu", "onnxruntime-cuda"])
@@ -162,11 +170,13 @@ def test_every_row_of_a_batch_has_its_own_task(tiny_vit, tiny_frames, tmp_path, 
     _, sidecar = export(tiny_vit, tiny_frames, tmp_path / "m", chosen=chosen, tokens=8)
     assert sidecar["inputs"]["blocks.0.attn.prompt_key"]["profile"] == [[1, 1, 8, 32], [2, 1, 8, 32], [4, 1, 8, 32]]
     mine = load_file(tmp_path / "m" / "prompts.safetensors")
-    other = {name: values[:, :, ::-1] * 2 for name, values in mine.items()}
+    assert sidecar["inputs"]["head.weight"]["profile"] == [[1, 64, 5], [2, 64, 5], [4, 64, 5]]
+    assert sidecar["inputs"]["head.bias"]["profile"] == [[1, 5], [2, 5], [4, 5]]
+    other = {name: values[..., ::-1] * 2 for name, values in mine.items()}
     both = {name: np.concatenate([mine[name], other[name]]) for name in mine}
     rows = logits(tmp_path / "m", {"clip": tiny_frames[:2], **both})
-    for row, prompts in enumerate((mine, other)):
-        alone = logits(tmp_path / "m", {"clip": tiny_frames[row : row + 1], **prompts})
+    for row, task in enumerate((mine, other)):
+        alone = logits(tmp_path / "m", {"clip": tiny_frames[row : row + 1], **task})
         assert np.abs(rows[row] - alone[0]).max() < 1e-5
     assert np.abs(rows[1] - logits(tmp_path / "m", {"clip": tiny_frames[1:2], **mine})[0]).max() > 1e-3
 
@@ -177,13 +187,15 @@ def test_bound_prompts_may_have_a_free_count(tiny_vit, tiny_frames, tmp_path):
     assert sidecar["inputs"]["blocks.0.attn.prompt_key"]["profile"] == [[1, 1, n, 32] for n in (1, 8, 16)]
     assert sidecar["gate"]["fused_attention"] == 2
     chosen = target("onnxruntime-cpu", "prompts.mode=bound", "prompts.max_count=16")
-    export(tiny_vit, tiny_frames, tmp_path / "float32", chosen=chosen, tokens=8)
-    few = {block: ExtraKV(kv.key[:, :, :3], kv.value[:, :, :3]) for block, kv in model.extra.items()}
-    prompts = {
-        name: values[:, :, :3] for name, values in load_file(tmp_path / "float32" / "prompts.safetensors").items()
-    }
-    found = logits(tmp_path / "float32", {"clip": tiny_frames[:1], **prompts})
-    assert np.abs(found - torch_logits(FoldedModel(tiny_vit, model.head, few), tiny_frames[:1], TINY_CLIP)).max() < 1e-4
+    _, sidecar = export(tiny_vit, tiny_frames, tmp_path / "float32", chosen=chosen, tokens=8)
+    assert sidecar["inputs"]["blocks.0.attn.prompt_key"]["profile"] == [[1, 1, n, 32] for n in (0, 8, 16)]
+    task = load_file(tmp_path / "float32" / "prompts.safetensors")
+    for count in (3, 0):
+        extra = {block: ExtraKV(kv.key[:, :, :count], kv.value[:, :, :count]) for block, kv in model.extra.items()}
+        values = {name: task[name][:, :, :count] if name in sidecar["prompts"] else task[name] for name in task}
+        found = logits(tmp_path / "float32", {"clip": tiny_frames[:1], **values})
+        few = FoldedModel(tiny_vit, model.head, extra if count else {})
+        assert np.abs(found - torch_logits(few, tiny_frames[:1], TINY_CLIP)).max() < 1e-4
 
 
 @pytest.mark.parametrize("page", ["onnxruntime-cpu", "openvino-cpu", "tensorrt-rtx", "onnxruntime-cuda"])
@@ -313,6 +325,7 @@ exporting.to(target("tensorrt-rtx"), Path(sys.argv[1]))
 """
 
 
+@pytest.mark.slow
 def test_a_killed_export_leaves_nothing_that_a_second_run_would_use(tmp_path):
     root = Path(__file__).parents[2]
     scratch, out = tmp_path / "tmp", tmp_path / "out"

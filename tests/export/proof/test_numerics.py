@@ -17,7 +17,7 @@ from apt_edge.video.preprocess import normalise
 from export.graph import precision
 from export.graph.dialect import Form, emulated, plain_form, untyped
 from export.graph.rules import tidy
-from export.graph.trace import PromptInputs, constants, trace
+from export.graph.trace import TaskInputs, constants, trace
 from export.proof import parity
 from export.proof.parity import torch_logits
 from export.proof.ranges import measure
@@ -44,7 +44,7 @@ def numerics_of(model, frames, out, page="tensorrt-rtx", *changes):
 
 def half_without_repair(model, frames, keep=lambda graph: set()):
     """Logits of the float16 graph whose norms are written in pieces, all in float16 but what `keep` says."""
-    module = PromptInputs(rewritten(model, None), Pixels(TINY_CLIP, True))
+    module = TaskInputs(rewritten(model, None), Pixels(TINY_CLIP, True))
     graph, _ = untyped(
         trace(module, torch.from_numpy(frames[:1])), constants(module), Prompts(), Form("float16", "decomposed", 13)
     )
@@ -67,7 +67,7 @@ def test_nothing_planted_nothing_found(tiny_vit, tiny_frames, tmp_path):
 
 def test_ranges_are_those_of_the_model(tiny_vit, tiny_frames, tmp_path):
     model = planted(tiny_vit, channel=300.0)
-    module = PromptInputs(rewritten(model, None), Pixels(TINY_CLIP, True))
+    module = TaskInputs(rewritten(model, None), Pixels(TINY_CLIP, True))
     graph, _ = untyped(
         trace(module, torch.from_numpy(tiny_frames[:1])),
         constants(module),
@@ -117,7 +117,7 @@ def test_a_residual_stream_beyond_float16_becomes_an_island(tiny_vit, tiny_frame
 
 def unrepaired(model, frames):
     """What the float16 graph that nobody checked would compute."""
-    module = PromptInputs(rewritten(model, None), Pixels(TINY_CLIP, True))
+    module = TaskInputs(rewritten(model, None), Pixels(TINY_CLIP, True))
     form = plain_form(target("tensorrt-rtx"))
     graph, _ = untyped(trace(module, torch.from_numpy(frames[:1])), constants(module), Prompts(), form)
     return emulated(graph, form)
@@ -204,7 +204,7 @@ def refusing_the_first():
 
 
 def test_the_twin_rounds_a_normalised_clip_as_the_file_does(tiny_vit, tiny_frames):
-    module = PromptInputs(rewritten(planted(tiny_vit), None), None)
+    module = TaskInputs(rewritten(planted(tiny_vit), None), None)
     clip = torch.from_numpy(normalise(tiny_frames[0], TINY_CLIP)[None])
     graph, _ = untyped(trace(module, clip), constants(module), Prompts(), Form("float16", "decomposed", 17))
     twin = emulated(graph.clone(), Form("float16", "decomposed", 17))

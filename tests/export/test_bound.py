@@ -1,0 +1,109 @@
+"""A bound graph with free axes serves packs of any size, to the last bit of what each pack's own graph gives."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from apt_edge.backbone.folded import folded_model
+from apt_edge.errors import ConfigError
+from apt_edge.methods.tuned import make_pack
+from apt_edge.pack import PromptPack, folded_head
+from apt_edge.runtime.model_dir import prompt_name
+from apt_edge.runtime.openvino import OpenVinoSession
+from export.graph.prompts import HEAD
+from export.model import Export
+from tests.conftest import TINY_CLIP, tiny_model, tiny_pack
+from tests.export.exporting import export, logits, target, tiny_export
+
+FREE = ("prompts.mode=bound", "prompts.max_count=16", "prompts.max_classes=300")
+TASKS = [(1, "apt", {"tokens": 3}), (300, "apt", {"tokens": 16, "start": 1}), (7, "linear", {})]
+
+
+def pack_of(vit, classes: int, method: str, settings: dict[str, Any]) -> PromptPack:
+    model = tiny_model(vit, method, classes=classes, **settings)
+    labels = [str(label) for label in range(classes)]
+    facts = {"method": method, "settings": settings, "backbone": "tiny", "training": {}}
+    return make_pack(model, labels=labels, clip=TINY_CLIP, **facts)
+
+
+def values_of(pack: PromptPack, names: list[str]) -> dict[str, np.ndarray]:
+    """A pack as inputs; no prompts where it has none."""
+    values = dict.fromkeys(names, np.zeros((1, 1, 0, 32), np.float32))
+    for block, kv in pack.kv.items():
+        values |= {prompt_name(block, "key"): kv.key[None], prompt_name(block, "value"): kv.value[None]}
+    return values | dict(zip(HEAD, folded_head(pack.head), strict=True))
+
+
+@pytest.mark.parametrize("batch", [(), ("batch.max=4",)])
+def test_packs_of_any_size_give_what_their_own_graphs_give(tiny_vit, tiny_frames, tmp_path, batch):
+    _, sidecar = export(
+        tiny_vit, tiny_frames, tmp_path / "m", chosen=target("onnxruntime-cpu", *FREE, *batch), tokens=8
+    )
+    assert sidecar["inputs"]["head.weight"] == {
+        "dtype": "float32",
+        "shape": [1, 64, None],
+        "profile": [[1, 64, classes] for classes in (1, 5, 300)],
+    }
+    assert sidecar["inputs"]["head.bias"]["profile"] == [[1, classes] for classes in (1, 5, 300)]
+    assert sidecar["outputs"]["logits"]["shape"] == [None if batch else 1, None]
+    for classes, method, settings in TASKS:
+        pack, own = pack_of(tiny_vit, classes, method, settings), tmp_path / f"{classes}"
+        exporting = Export(
+            folded_model(pack, tiny_vit), frames=tiny_frames, clip=TINY_CLIP, labels=pack.labels, facts={}
+        )
+        exporting.to(target("onnxruntime-cpu", *batch), own)
+        values = values_of(pack, sidecar["prompts"])
+        for frames in [*np.split(tiny_frames, 4), *([tiny_frames] if batch else [])]:
+            found = logits(tmp_path / "m", {"clip": frames, **values})
+            assert found.shape == (len(frames), classes)
+            assert np.array_equal(found, logits(own, {"clip": frames}))
+
+
+def test_no_prompts_are_none_in_openvino_too(tiny_vit, tiny_frames, tmp_path):
+    _, sidecar = export(tiny_vit, tiny_frames, tmp_path / "m", chosen=target("openvino-cpu", *FREE), tokens=8)
+    pack = pack_of(tiny_vit, *TASKS[-1])
+    session = OpenVinoSession(tmp_path / "m" / "model.onnx")
+    found = session.run({"clip": tiny_frames[:1], **values_of(pack, sidecar["prompts"])})["logits"]
+    model = folded_model(pack, tiny_vit)
+    assert np.abs(found - tiny_export(model, tiny_frames[:1]).reference).max() < 1e-4
+
+
+def test_tensorrt_compiles_a_free_head_and_has_no_count_of_zero(tiny_vit, tiny_frames, tmp_path):
+    pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
+    _, sidecar = export(tiny_vit, tiny_frames, tmp_path / "m", chosen=target("tensorrt-rtx", *FREE), tokens=8)
+    assert sidecar["gate"]["fused_attention"] == 2
+    assert sidecar["inputs"]["blocks.0.attn.prompt_key"]["profile"] == [[1, 1, n, 32] for n in (1, 8, 16)]
+    assert sidecar["inputs"]["head.weight"]["profile"] == [[1, 64, classes] for classes in (1, 5, 300)]
+
+
+def test_more_classes_than_the_graph_has_room_for_are_an_instruction(tiny_vit, tiny_frames, tmp_path):
+    model = folded_model(tiny_pack(tiny_vit, tokens=4), tiny_vit)
+    with pytest.raises(ConfigError, match=r"head.weight has 5 classes, prompts.max_classes is 3\s+fix:   raise"):
+        tiny_export(model, tiny_frames).to(
+            target("onnxruntime-cpu", "prompts.mode=bound", "prompts.max_classes=3"), tmp_path / "m"
+        )
+
+
+def test_a_folded_head_is_the_head():
+    """Against the formula in longer arithmetic; equal packs give equal bits, in whatever layout their arrays lie."""
+    rng = np.random.default_rng(0)
+    head = {
+        "norm.weight": rng.normal(size=64),
+        "norm.bias": rng.normal(size=64),
+        "weight": rng.normal(size=(5, 64)),
+        "bias": rng.normal(size=5),
+    }
+    head = {name: array.astype(np.float32) for name, array in head.items()}
+    weight, bias = folded_head(head)
+    assert (weight.shape, weight.dtype, bias.shape, bias.dtype) == ((1, 64, 5), np.float32, (1, 5), np.float32)
+    pooled = rng.normal(size=64).astype(np.longdouble)
+    normed = pooled * head["norm.weight"] + head["norm.bias"]
+    assert (
+        np.abs(pooled @ weight[0] + bias[0] - (head["weight"].astype(np.longdouble) @ normed + head["bias"])).max()
+        < 1e-5
+    )
+    turned = {name: np.asfortranarray(array) for name, array in head.items()}
+    assert all(np.array_equal(one, other) for one, other in zip(folded_head(turned), (weight, bias), strict=True))
