@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import math
 from pathlib import Path
 from typing import Any
 
 from apt_edge.commands.lines import lines
+from apt_edge.commands.numbers import length
 
 
 def add(commands: Any) -> None:
@@ -32,18 +32,8 @@ def add(commands: Any) -> None:
                 "folder", type=Path, nargs="?" if name == "selftest" else None, help="for trtexec's files"
             )
         if name == "measure":
-            step.add_argument("--seconds", type=_seconds, default=30, help="length of the measurement (default 30)")
+            step.add_argument("--seconds", type=length, default=30, help="length of the measurement (default 30)")
             step.add_argument("--threads", type=int, help="threads of the runtime (default: all cores)")
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 < seconds < math.inf:
-        raise argparse.ArgumentTypeError(f"{text} is not a length: give a number of seconds above 0")
-    return seconds
 
 
 def _verify(args: argparse.Namespace) -> None:

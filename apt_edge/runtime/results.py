@@ -29,7 +29,6 @@ Form `apt-edge results`, version 1. Times are milliseconds; what is not known is
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timezone
@@ -51,12 +50,12 @@ from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.selftest import REPORT, golden, subject
 from apt_edge.runtime.sessions import open_session, session_name
 from apt_edge.runtime.statistics import summarise
-from apt_edge.runtime.timing import Run, measure_interleaved
+from apt_edge.runtime.timing import Run, measure_warm
 from apt_edge.runtime.trtexec import parse_log, read_layers, read_times
 
 SCHEMA, VERSION = "apt-edge results", 1
 RESULTS, TIMES, LAYERS, ENGINE_LOG = "results.json", "times.json", "layers.json", "engine.log"
-WARM_UP_MS, LEAST_ROUNDS, ENERGY_SECONDS = 500, 10, 10
+WARM_UP_MS, ENERGY_SECONDS = 500, 10
 PERCENTILES = (50, 90, 95, 99)
 # Row -> log, file of times, and which of its times: all as the scripts of a bundle name them.
 ENGINE_ROWS = {
@@ -94,9 +93,7 @@ def measure(model: ModelDir, seconds: float = 30, threads: int | None = None) ->
 
     run()
     after = memory.peak()
-    typical = float(np.median(measure_interleaved({"model": run}, rounds=3, warmup=1)["model"]))
-    rounds = max(LEAST_ROUNDS, int(1e3 * seconds / typical))
-    times = measure_interleaved({"model": run}, rounds, warmup=math.ceil(WARM_UP_MS / typical))["model"]
+    times = measure_warm(run, seconds, WARM_UP_MS)
     data = {
         "onnx_sha256": model.facts["onnx_sha256"],
         "session": {"name": name, "threads": threads},

@@ -6,12 +6,14 @@ machine for a minute slows every contender of those rounds. `apt_edge.runtime.st
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 
 import numpy as np
 
 LEAST_RUNS = 1024
+LEAST_WARM_RUNS = 10  # as trtexec
 STEADY = 0.05
 LEAST_STEADY = 6  # rounds: two halves of three, of which one may be an outlier
 
@@ -137,3 +139,21 @@ def measure_for(
         if progress is not None:
             progress(times[-1] / 1e3)
     return np.array(times)
+
+
+def measure_warm(run: Run, seconds: float, warm_up_ms: float, clock: Clock = wall_clock) -> np.ndarray:
+    """Time one contender alone as trtexec does: for `seconds` and ten runs at least, after a warm-up.
+
+    Args:
+        run: returns when its work is done.
+        seconds: the timed runs take at least so long together.
+        warm_up_ms: runs before them take at least about so long, and go on until they are steady (`warm_up`).
+        clock: does each run and takes its time.
+
+    Returns:
+        All times in ms, in their order.
+    """
+    clock(run)
+    typical = max(float(np.median([clock(run) for _ in range(3)])), 1e-6)
+    warm_up({"model": run}, math.ceil(warm_up_ms / typical), clock=clock)
+    return measure_for(run, seconds, LEAST_WARM_RUNS, clock)

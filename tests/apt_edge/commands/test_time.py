@@ -1,0 +1,45 @@
+"""`apt-edge time`: trtexec's numbers of one clip, in the runtimes that are here."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import pytest
+
+from apt_edge.runtime.trtexec import parse_log
+from tests.export.exporting import export, target
+
+
+def test_time_summarises_as_trtexec_does(apt_edge, tiny_vit, tiny_frames, tmp_path):
+    export(tiny_vit, tiny_frames, tmp_path / "m", tokens=8)
+    before = sorted(path.name for path in (tmp_path / "m").iterdir())
+    done = apt_edge("time", tmp_path / "m", "--seconds", 0.05, "--warm-up", 5, "--threads", 1, "--json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert (found["session"], found["threads"], found["machine"]["threads"]) == ("onnxruntime-cpu", 1, 1)
+    row = found["times"]["inference"]
+    assert row["n"] >= 10
+    assert row["n"] * row["mean"] >= 50
+    assert row["min"] <= row["median"] <= row["p90"] <= row["p95"] <= row["p99"] <= row["max"]
+    assert row["throughput"] == pytest.approx(1e3 / row["mean"])
+    assert sorted(path.name for path in (tmp_path / "m").iterdir()) == before
+    text = apt_edge("time", tmp_path / "m", "--seconds", 0.01).stdout
+    latency = re.search("Latency: min = .*", text)[0]
+    numbers = parse_log(f"[I] {latency}\n").metrics["latency"]
+    assert set(numbers) == {"min", "max", "mean", "median", "p90", "p95", "p99"}
+
+
+def test_an_engine_that_is_not_built_is_told(apt_edge, tiny_vit, tiny_frames, tmp_path):
+    export(tiny_vit, tiny_frames, tmp_path / "m", chosen=target("tensorrt-rtx"), tokens=8)
+    done = apt_edge("time", tmp_path / "m")
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "fix:" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--seconds", "--warm-up"])
+def test_a_measurement_has_a_length(apt_edge, tmp_path, option):
+    done = apt_edge("time", tmp_path, option, "nan")
+    assert done.returncode == 2
+    assert "nan is not a length: give a number above 0" in done.stderr
