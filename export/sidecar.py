@@ -48,7 +48,7 @@ def _lengths(axis: int | str, usual: int, target: Target) -> tuple[int, int, int
     }
     if isinstance(axis, int):
         return axis, axis, axis
-    least, most = ends[axis]
+    least, most = ends[axis.rpartition(".")[2]]
     assert most is not None
     return least, batch.opt if axis == BATCH else usual, most
 

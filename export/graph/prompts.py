@@ -17,7 +17,7 @@ from export.graph.rules import array, constant, insert, replace
 from export.target import Prompts
 
 HEAD = (HEAD_WEIGHT, HEAD_BIAS)
-COUNT, CLASSES = "prompts", "classes"  # names of free axes
+COUNT, CLASSES = "prompts", "classes"  # names of free axes; counts have their block's in front
 
 
 def only_prompts(values: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -77,6 +77,8 @@ def _axes(name: str, shape: tuple[int, ...], settings: Prompts) -> list[int | st
         raise ConfigError(
             f"{name} has {shape[axis]} {free}, prompts.{setting} is {most}", fix=f"raise prompts.{setting}"
         )
+    if name not in HEAD:  # equal names would be equal lengths
+        free = f"{name.rpartition('.')[0]}.{free}"
     named = {0: BATCH if settings.per_row else 1} | ({axis: free} if most else {})
     return [named.get(index, length) for index, length in enumerate(shape)]
 
