@@ -1,4 +1,4 @@
-"""`apt-edge predict | stream | time | inspect | doctor`: what a device user types; `bundle`: for a bundle's scripts.
+"""`apt-edge predict | stream | time | inspect | halve | doctor`: what a device user types; `bundle`: for its scripts.
 
 One command a file in `apt_edge.commands`; each adds its parser and imports what it needs when it runs.
 """
@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import argparse
 
-from apt_edge.commands import bundle, doctor, inspect, predict, stream, time
+from apt_edge.commands import bundle, doctor, halve, inspect, predict, stream, time
 from apt_edge.errors import name_missing_packages, run_tool
 
-COMMANDS = (predict, stream, time, inspect, doctor, bundle)
+COMMANDS = (predict, stream, time, inspect, halve, doctor, bundle)
 
 
 def main() -> None:

@@ -69,6 +69,7 @@ def _pack(path: Path, pack: PromptPack) -> dict[str, Any]:
         "prompts": {
             f"block {block}": f"{kv.key.shape[1]} x {kv.key.shape[0]} head(s)" for block, kv in pack.kv.items()
         },
+        **({"half precision": f"prompts rounded by {pack.rounding:.2g} at most"} if pack.rounding else {}),
         "form": pack.form or "the backbone as it is",
         "changed_numbers": sum(array.size for array in pack.changes.values()),
         "largest |key|, |value|": [round(largest["key"], 3), round(largest["value"], 3)],

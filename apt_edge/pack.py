@@ -53,6 +53,7 @@ class PromptPack:
         backbone: the backbone that the constants were trained with.
         trainable_parameters: how many numbers were trained (scales included, which folding removes).
         training: summary of the run.
+        rounding: by how much a file in half precision has changed a key or value at most.
     """
 
     kv: Mapping[int, FoldedKV]
@@ -66,6 +67,7 @@ class PromptPack:
     training: Mapping[str, Any] = field(default_factory=dict)
     form: str = ""
     changes: Mapping[str, np.ndarray] = field(default_factory=dict)
+    rounding: float = 0.0
 
     def __post_init__(self) -> None:
         missing = [name for name in HEAD_TENSORS if name not in self.head]
@@ -92,12 +94,24 @@ class PromptPack:
                 fix="give the backbone that the pack was trained on, or tune again on this one",
             )
 
-    def save(self, path: str | Path) -> None:
-        """Write one safetensors file, whole or not at all; equal packs are equal files."""
+    def save(self, path: str | Path, half: bool = False) -> None:
+        """Write one safetensors file, whole or not at all; equal packs are equal files.
+
+        Args:
+            path: the file.
+            half: keys and values in float16; the head and all changes stay float32.
+
+        Raises:
+            PackError: a key or value is beyond float16.
+        """
         tensors = {f"head.{name}": array for name, array in self.head.items()} | dict(self.changes)
         for block, (key, value) in self.kv.items():
             tensors |= {f"kv.{block}.key": key, f"kv.{block}.value": value}
         tensors = {name: np.ascontiguousarray(array, dtype=np.float32) for name, array in tensors.items()}
+        rounding = self.rounding
+        if half:
+            tensors, lost = _halved(tensors)
+            rounding = max(rounding, lost)
         header = {
             "format": FORMAT,
             "method": self.method,
@@ -109,6 +123,7 @@ class PromptPack:
             "backbone.sha256": self.backbone.sha256,
             "trainable_parameters": str(self.trainable_parameters),
             "training": json.dumps(dict(self.training)),
+            **({"rounding": repr(rounding)} if rounding else {}),
         }
         with atomic(path) as temporary:
             save_file(tensors, temporary, metadata=header)
@@ -124,6 +139,7 @@ class PromptPack:
             with safe_open(path, framework="np") as file:
                 header = file.metadata() or {}
                 tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (not a dict)
+            tensors = {name: array.astype(np.float32, copy=False) for name, array in tensors.items()}
         except (SafetensorError, OSError) as error:
             fix = "the file is cut or damaged: copy it again"
             raise PackError(f"{path} is not a readable pack", found=str(error), fix=fix) from None
@@ -146,6 +162,7 @@ class PromptPack:
                 training=json.loads(header["training"]),
                 form=header.get("form", ""),
                 changes={name: tensors[name] for name in tensors if name.startswith(("override.", "module."))},
+                rounding=float(header.get("rounding", 0)),
             )
         except (KeyError, ValueError) as error:
             raise PackError(f"{path} lacks a part of a pack", found=str(error), fix="write it again") from None
@@ -167,6 +184,22 @@ def folded_head(head: Mapping[str, np.ndarray]) -> tuple[np.ndarray, np.ndarray]
     folded_CK, folded_K = (weight_KC * gain_C).T, bias_K + shift_CK[-1]
     dtype = head["weight"].dtype
     return np.ascontiguousarray(folded_CK[None], dtype), folded_K[None].astype(dtype)
+
+
+def _halved(tensors: Mapping[str, np.ndarray]) -> tuple[dict[str, np.ndarray], float]:
+    """Keys and values in float16, and the largest change of one."""
+    found, lost = dict(tensors), 0.0
+    for name in (name for name in tensors if name.startswith("kv.")):
+        with np.errstate(over="ignore"):
+            found[name] = tensors[name].astype(np.float16)
+        if not np.isfinite(found[name]).all():
+            raise PackError(
+                f"{name} is beyond float16",
+                found=f"{np.abs(tensors[name]).max():.4g}",
+                fix="keep this pack in float32, or tune with smaller prompts",
+            )
+        lost = max(lost, float(np.abs(found[name].astype(np.float32) - tensors[name]).max(initial=0)))
+    return found, lost
 
 
 def _sort_metadata(path: Path) -> None:

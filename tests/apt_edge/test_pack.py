@@ -43,6 +43,26 @@ def test_equal_packs_are_equal_files(tiny_vit, tmp_path):
     assert np.array_equal(loaded.kv[1].key, pack.kv[1].key)
 
 
+def test_half_precision_halves_prompts_alone(tiny_vit, tmp_path):
+    pack = tiny_pack(tiny_vit, tokens=200)
+    pack.save(tmp_path / "whole.safetensors")
+    pack.save(tmp_path / "half.safetensors", half=True)
+    loaded = PromptPack.load(tmp_path / "half.safetensors")
+    changed = 0.0
+    for block, kv in pack.kv.items():
+        for mine, theirs in zip(kv, loaded.kv[block], strict=True):
+            assert theirs.dtype == np.float32
+            assert np.array_equal(theirs, mine.astype(np.float16))
+            changed = max(changed, float(np.abs(theirs - mine).max()))
+    assert loaded.rounding == changed > 0
+    assert all(np.array_equal(loaded.head[name], pack.head[name]) for name in pack.head)
+    saved = [(tmp_path / f"{name}.safetensors").stat().st_size for name in ("whole", "half")]
+    prompts = sum(array.size for kv in pack.kv.values() for array in kv)
+    assert abs(saved[0] - saved[1] - 2 * prompts) < 64  # the header says more
+    loaded.save(tmp_path / "again.safetensors")
+    assert PromptPack.load(tmp_path / "again.safetensors").rounding == changed  # what is lost stays lost
+
+
 def test_apt_packs_store_what_the_heads_share_once(tiny_vit):
     assert tiny_pack(tiny_vit, "apt", tokens=4).kv[0].key.shape == (1, 4, 32)
     assert tiny_pack(tiny_vit, "vpt-deep", tokens=4).kv[0].key.shape == (2, 4, 32)
