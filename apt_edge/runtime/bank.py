@@ -14,9 +14,9 @@ import numpy as np
 
 from apt_edge.errors import ConfigError
 from apt_edge.pack import PromptPack
-from apt_edge.runtime.model_dir import INPUT, OUTPUT, ModelDir, feeds
+from apt_edge.runtime.model_dir import HEAD_BIAS, HEAD_WEIGHT, INPUT, OUTPUT, ModelDir, feeds
 from apt_edge.runtime.session import Held, HoldingSession
-from apt_edge.runtime.tasks import HEAD_BIAS, HEAD_WEIGHT, Task, own_task, task_of
+from apt_edge.runtime.tasks import Task, own_task, task_of
 
 
 class _Loaded(NamedTuple):

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 
 from apt_edge.errors import PackError
-from apt_edge.pack import PromptPack
-from apt_edge.runtime.model_dir import INPUT, ModelDir
+from apt_edge.pack import PromptPack, folded_head
+from apt_edge.runtime.model_dir import HEAD_BIAS, HEAD_WEIGHT, INPUT, ModelDir, prompt_name
 
-HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"  # [1, C, K] and [1, K]
-HEADS, COUNT = 1, 2  # axes of a prompt [1, h, n, d]
+HEADS = 1  # axis of a prompt [1, h, n, d]
 
 
 @dataclass(frozen=True)
@@ -34,11 +33,6 @@ class Task:
     values: Mapping[str, np.ndarray]
 
 
-def prompt_name(block: int, part: str) -> str:
-    """Name of a prompt in graphs and engines; `part` is `key` or `value`."""
-    return f"blocks.{block}.attn.prompt_{part}"
-
-
 def own_task(model: ModelDir) -> Task:
     """The task that a model was exported with, named after its directory."""
     return Task(model.path.resolve().name, model.labels, model.prompts)
@@ -51,8 +45,6 @@ def task_of(pack: PromptPack, model: ModelDir, name: str) -> Task:
         PackError: the pack is of another backbone, takes other clips, changes the backbone's weights, or has prompts or
             classes that the graph has no room for.
     """
-    from apt_edge.pack import folded_head
-
     _check(pack, model, name)
     ports = {port: facts for port, facts in model.facts["inputs"].items() if port != INPUT}
     weight_1CK, bias_1K = folded_head(pack.head)
