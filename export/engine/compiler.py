@@ -77,7 +77,7 @@ def build(
     """
     trt: Any = load_compiler(name)
     log = logger(trt)
-    log.lines = []  # the verbose ones hold the layer table
+    log.lines.clear()
     log.errors.clear()
     if not hasattr(trt.NetworkDefinitionCreationFlag, "STRONGLY_TYPED"):
         raise AptEdgeError(
@@ -144,7 +144,7 @@ def _set_capabilities(trt: Any, config: Any, capabilities: Sequence[str]) -> Non
 
 
 def _describe(trt: Any, log: Any, name: str, plan: bytes) -> Build:
-    text, log.lines = "\n".join(log.lines), None
+    text = "\n".join(log.lines)
     layers, activation = parse_layer_table(text), log_total("Activation", text)
     if not layers or activation is None:
         layers, activation = inspect_plan(trt, log, plan)
