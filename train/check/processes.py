@@ -112,6 +112,7 @@ def run_jobs(jobs: Sequence[Answer], workers: int, limit: float) -> Iterator[tup
             worker.process.kill()
         pool.shutdown()
         for worker in started:
+            worker.process.kill()  # again: one that was just starting was not among them
             worker.process.wait()
             for pipe in (worker.process.stdin, worker.process.stdout):
                 if pipe is not None:
