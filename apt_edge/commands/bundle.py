@@ -17,6 +17,7 @@ def add(commands: Any) -> None:
     for name, run, text in (
         ("verify", _verify, "check every file against SHA256SUMS"),
         ("layers", _layers, "check types and fused attentions of a layer table that trtexec wrote"),
+        ("trust", _trust, "vouch for model.engine as it is: it may be loaded from now on"),
         ("inputs", _inputs, "write the golden clips as raw files for trtexec"),
         ("selftest", _selftest, "run the golden clips, or read what trtexec made of them, and compare the logits"),
         ("measure", _measure, "time the model in ONNX Runtime or OpenVINO"),
@@ -48,6 +49,12 @@ def _layers(args: argparse.Namespace) -> None:
     from apt_edge.runtime.trtexec import read_layers
 
     print(lines(check_layers(read_layers(args.table), ModelDir.load(args.bundle).facts)))
+
+
+def _trust(args: argparse.Namespace) -> None:
+    from apt_edge.runtime.bundle import load_model
+
+    load_model(args.bundle).trust_engine()
 
 
 def _inputs(args: argparse.Namespace) -> None:

@@ -13,11 +13,12 @@ import numpy as np
 
 from apt_edge.clip import ClipSpec
 from apt_edge.errors import MissingDependency, ModelError
-from apt_edge.files import sha256
+from apt_edge.files import sha256, write_json
 from apt_edge.runtime.session import TensorSpec
 from apt_edge.video.preprocess import normalise
 
 ONNX, SIDECAR, ENGINE, GOLDEN = "model.onnx", "model.json", "model.engine", "golden.npz"
+TRUST = "engine.json"  # beside an engine that a bundle's build.sh built
 PROMPTS = "prompts.safetensors"
 INPUT, OUTPUT = "clip", "logits"
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
@@ -78,6 +79,50 @@ class ModelDir:
         if not isinstance(self.facts.get("target"), dict):
             raise ModelError(f"{self.path / SIDECAR} names no target", fix="export with export.to_onnx")
         return self.facts["target"]
+
+    def trusted_engine(self) -> Path:
+        """The engine, if its sha256 stands in the sidecar (`export.to_engine`) or in `engine.json` (`trust_engine`).
+
+        Raises:
+            ModelError: there is none, or nobody vouches for it.
+        """
+        found = self._engine_sha256()
+        built = (self.facts.get("engine") or {}).get("plan_sha256")
+        if found not in (built, self._vouched()):
+            raise ModelError(
+                f"{self.engine} is not trusted: it is not known to be built from {ONNX} of this directory",
+                found=f"sha256 {found}, which neither {SIDECAR} nor {TRUST} has",
+                fix="build it again on this device with build.sh or export.to_engine; if you built it from this "
+                f"{ONNX} yourself: apt-edge bundle trust {self.path}",
+            )
+        return self.engine
+
+    def trust_engine(self) -> None:
+        """Vouch for the engine as it is: write its sha256 and the graph's to `engine.json`; raises ModelError."""
+        digest = self._engine_sha256()
+        write_json(self.path / TRUST, {"engine_sha256": digest, "onnx_sha256": self.facts["onnx_sha256"]})
+
+    def _engine_sha256(self) -> str:
+        if not self.engine.is_file():
+            raise ModelError(
+                f"{self.path} has no {ENGINE}", fix="build it on this device: build.sh or export.to_engine"
+            )
+        return sha256(self.engine)
+
+    def _vouched(self) -> str | None:
+        """sha256 of the engine that `engine.json` vouches for, for this very graph."""
+        path = self.path / TRUST
+        try:
+            entry = json.loads(path.read_text(encoding="utf-8"))
+            return entry["engine_sha256"] if entry["onnx_sha256"] == self.facts["onnx_sha256"] else None
+        except FileNotFoundError:
+            return None
+        except (ValueError, KeyError, TypeError) as error:
+            raise ModelError(
+                f"{path} is damaged",
+                found=str(error),
+                fix=f"apt-edge bundle trust {self.path}, if you trust the engine",
+            ) from None
 
     @cached_property
     def prompts(self) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""Which runtime runs an exported graph, by name; a runtime is imported when its session is opened."""
+"""Which runtime runs an exported model, by name; a runtime is imported when its session is opened."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
-from apt_edge.errors import AptEdgeError
 from apt_edge.runtime.model_dir import ModelDir
+from apt_edge.runtime.open_engine import open_engine
 from apt_edge.runtime.openvino import OpenVinoSession
 from apt_edge.runtime.ort import OrtSession
 from apt_edge.runtime.session import HoldingSession
 
+# Of graphs; every other runtime of a target runs engines.
 SESSIONS: dict[str, Callable[[Path, int | None], HoldingSession]] = {
     "onnxruntime-cpu": OrtSession,
     "onnxruntime-cuda": partial(OrtSession, providers=("CUDAExecutionProvider",)),
@@ -21,17 +22,18 @@ SESSIONS: dict[str, Callable[[Path, int | None], HoldingSession]] = {
 
 
 def session_name(model: ModelDir) -> str:
-    """The session of a model's target, in float32 where there is a choice; raises AptEdgeError for an engine's."""
+    """The session of a model's target, in float32 where there is a choice."""
     runtime = str(model.target["runtime"])
-    name = "openvino-float32" if runtime == "openvino" else runtime
-    if name not in SESSIONS:
-        raise AptEdgeError(
-            f"{model.path} is for {runtime}, which runs engines",
-            fix="use the scripts of its bundle (export.to_bundle), or export for onnxruntime-cpu as well",
-        )
-    return name
+    return "openvino-float32" if runtime == "openvino" else runtime
 
 
 def open_session(model: ModelDir, threads: int | None = None) -> HoldingSession:
-    """A model in the runtime of its target; raises AptEdgeError when that is not installed or runs engines."""
-    return SESSIONS[session_name(model)](model.onnx, threads)
+    """A model in the runtime of its target; an engine needs no threads.
+
+    Raises:
+        MissingDependency: the runtime is not installed.
+        ModelError: the graph is damaged; the engine is missing, not trusted, or of another TensorRT or GPU.
+        AptEdgeError: there is no GPU, or too little memory.
+    """
+    name = session_name(model)
+    return SESSIONS[name](model.onnx, threads) if name in SESSIONS else open_engine(model, name)

@@ -10,4 +10,5 @@ apt_edge bundle layers . layers.json.part
 mv layers.json.part layers.json
 cp build.log engine.log # of the engine that is kept: a later build may fail
 mv model.engine.part model.engine
+apt_edge bundle trust . # built here, from this graph
 echo "model.engine is built; next: ./selftest.sh" >&2

@@ -124,8 +124,8 @@ def test_trtexec_gets_every_input_raw(tmp_path):
         assert np.array_equal(prompt.reshape(1, 2, 3), model.prompts[PROMPT])
 
 
-def test_an_engine_has_no_session_here(tmp_path):
-    with pytest.raises(AptEdgeError, match="runs engines"):
+def test_a_model_whose_engine_was_not_built_has_no_session(tmp_path):
+    with pytest.raises(ModelError, match=r"has no model\.engine[\s\S]*build\.sh"):
         open_session(ModelDir.load(make_model(tmp_path / "m", "jetson-jp72")))
 
 
