@@ -21,6 +21,7 @@ from apt_edge.video.decoders.packets import LIMIT
 STDIN = "-"
 PATIENCE = 5.0  # seconds without a byte: the source is lost
 OPENING = 10.0  # seconds until a network source has told what it sends
+ANALYSE = {"analyzeduration": "1000000"}  # microseconds of a live stream until its first frame; FFmpeg takes 5 s
 STEP = 100  # milliseconds: so soon is a stop seen while a pipe is silent
 CAMERA = {
     errno.EBUSY: "another program uses it: close that (fuser -v {source} names it), or choose another camera",
@@ -76,10 +77,11 @@ def connect(source: str, kind: str, clock: Clock) -> Connection:
         if kind in ("stdin", "fifo"):
             pipe = os.dup(0) if kind == "stdin" else os.open(source, os.O_RDONLY | os.O_NONBLOCK)
             patience = math.inf if kind == "stdin" else PATIENCE  # whoever pipes into a program may pause
-            container = av.open(_Pipe(pipe, clock, patience), metadata_errors="replace")
+            reader = _Pipe(pipe, clock, patience)
+            container = av.open(reader, container_options=ANALYSE, metadata_errors="replace")
         else:
             container = _open(source, kind)
-    except (OSError, ValueError) as error:  # av.FFmpegError is one of the two
+    except (av.FFmpegError, OSError, ValueError) as error:  # ValueError: a name with a null character
         if pipe is not None:
             os.close(pipe)
         raise _explain(source, kind, error) from None
@@ -104,7 +106,7 @@ def _open(source: str, kind: str) -> Any:
     if kind == "file":  # the whole path: what stands before a colon would be taken for a protocol
         return av.open(os.path.abspath(source), metadata_errors="replace")
     # RTP over UDP loses packets on most networks, and a lost packet is a gap in the stream
-    options = {"rtsp_transport": "tcp"} if source.startswith(("rtsp://", "rtsps://")) else {}
+    options = ANALYSE | ({"rtsp_transport": "tcp"} if source.startswith(("rtsp://", "rtsps://")) else {})
     return av.open(source, container_options=options, timeout=(OPENING, PATIENCE), metadata_errors="replace")
 
 

@@ -5,6 +5,7 @@ Shapes: H height, W width.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any, NamedTuple
@@ -15,12 +16,15 @@ import numpy as np
 from apt_edge.errors import AptEdgeError, VideoError
 from apt_edge.stream.clock import Clock
 from apt_edge.stream.connect import Connection, connect, kind_of, reason_of_loss, shown
+from apt_edge.video.damage import missing_bytes
 from apt_edge.video.decoders.packets import TRUSTED_COUNT
 from apt_edge.video.decoders.pyav import converter
 
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a connection is tried again: twice as long each time
 JUMP = 1.0  # seconds between two timestamps that are a gap, of sources that send a frame a second or more
 STARVED = 30.0  # seconds without a whole frame, although data comes: longer than cameras' keyframes are apart
+TS_PACKETS = 188, 192  # bytes, in a stream and on a disc
+_NO_KEY = object()
 MID_FRAME = "it stops in the middle of a frame"
 
 
@@ -100,7 +104,7 @@ class Source:
                         lost_at, attempts = None, 0
                     if lost_at is None:
                         yield item
-                reason = "" if self.kind in ("file", "stdin") else "the sender has ended it"
+                reason = ""
             except _LostError as lost:
                 reason = str(lost)
             self.close()
@@ -135,15 +139,22 @@ class Source:
     def _read(self, container: Any, stream: Any) -> Iterator[Frame | Notice]:
         """The frames of one connection up to its end; raises _LostError when it breaks."""
         # After damage, and where one joins a stream, nothing before a whole keyframe can be trusted.
-        broken, packets, times, whole = self._live, 0, _Times(stream), self._clock.now()
+        broken, key, packets = self._live, _NO_KEY, 0
+        times, whole = _Times(stream), self._clock.now()
         try:
             for packet in container.demux(stream):
                 if self._clock.stopped:
                     return
-                packets += packet.size > 0
+                if not packet.size and (lacks := self._lacks(container, packets, stream.frames)):
+                    raise _LostError(lacks)  # of the frames that the decoder still holds some may be missing between
+                packets += 1
                 frames, damage = _decode(packet)
+                if damage:
+                    key = _NO_KEY
+                elif packet.is_keyframe and key is _NO_KEY:
+                    key = packet.pts
                 for frame in frames:
-                    if not broken or frame.key_frame:
+                    if not broken or frame.pts == key:  # not those that the decoder held back from before the damage
                         broken, whole = False, self._clock.now()
                         seconds, step = times.of(frame)
                         if self._live and not 0 <= step <= max(JUMP, 5 / self.rate if self.rate else JUMP):
@@ -154,14 +165,17 @@ class Source:
                     yield Notice("gap", {"reason": damage})
                 if self._live and self._clock.now() - whole > STARVED:
                     raise _LostError(f"no whole frame for {STARVED:g} s")
-        except (OSError, ValueError) as error:  # av.FFmpegError is one of the two
+        except (av.FFmpegError, OSError) as error:
             raise _LostError(reason_of_loss(error)) from None
-        if self._clock.stopped:
-            return
-        if broken and packets:
+        if broken and not self._live:
             raise _LostError(MID_FRAME)
-        if TRUSTED_COUNT in container.format.name and packets < stream.frames:
-            raise _LostError(f"{packets} of {stream.frames} frames are there")
+
+    def _lacks(self, container: Any, packets: int, promised: int) -> str:
+        """Why the end of a connection after so many packets is none of the video, empty when it is one."""
+        if self._live:
+            return "the sender has ended it"
+        missing = _missing(self._source, container.format.name, packets, promised) if self.kind == "file" else ""
+        return f"it is cut short, {missing}" if missing else ""
 
     def _frame(self, frame: Any, time: float | None) -> Iterator[Frame | Notice]:
         """A frame when it is due, and before it the notice that its size is new."""
@@ -204,13 +218,21 @@ class _LostError(Exception):
     """A connection broke; the message says why."""
 
 
+def _missing(path: str, container: str, packets: int, promised: int) -> str:
+    """What a file of so many packets lacks, empty when it is whole or its kind does not tell."""
+    if TRUSTED_COUNT in container:
+        return f"{packets} of {promised} frames are there" if packets < promised else ""
+    if container == "mpegts":
+        rest = min(os.path.getsize(path) % size for size in TS_PACKETS)
+        return f"{rest} bytes of its last packet are there" if rest else ""
+    return "" if container == "avi" else missing_bytes(path)  # AVI writers err about their own size
+
+
 def _decode(packet: Any) -> tuple[list[Any], str]:
     """The whole frames up to the first damaged one, and what the damage is, empty when there is none."""
     try:
         frames = packet.decode()
-    except (OSError, ValueError) as error:
-        if not isinstance(error, av.FFmpegError):
-            raise
+    except av.FFmpegError as error:
         return [], str(error.strerror or error)
     whole = [frame for frame in frames if not frame.is_corrupt]
     if packet.is_corrupt or len(whole) < len(frames):
