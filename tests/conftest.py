@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -12,9 +14,16 @@ from apt_edge.clip import ClipSpec
 from apt_edge.methods import METHODS
 from apt_edge.methods.tuned import TunedModel, make_pack
 from apt_edge.pack import PromptPack
+from export.bundle.wheel import build_wheel
 
 TINY = VitConfig(width=64, depth=2, heads=2, frames=4, size=32, tubelet=2, patch=16)
 TINY_CLIP = ClipSpec(frames=4, size=32, sampling="segments")
+
+
+@pytest.fixture(scope="session")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The library's wheel."""
+    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture

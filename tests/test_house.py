@@ -24,7 +24,7 @@ INSIDE = {
     "video": GROUND,
     "runtime": (*GROUND, "video"),
     "inspection": (*GROUND, "runtime"),
-    "doctor": GROUND,
+    "doctor": (*GROUND, "runtime"),
     "stream": (*GROUND, "runtime", "video"),
     "commands": (*GROUND, "runtime", "stream", "video", "inspection", "doctor"),
     "cli": (*GROUND, "commands"),
@@ -34,11 +34,10 @@ DEVICE_MODULES = [
     "apt_edge.clip",
     "apt_edge.pack",
     "apt_edge.cli",
-    "apt_edge.doctor",
     "apt_edge.inspection",
     *(
         ".".join(path.relative_to(ROOT).with_suffix("").parts)
-        for room in ("runtime", "stream", "commands", "video", "video/decoders", "video/formats")
+        for room in ("runtime", "doctor", "stream", "commands", "video", "video/decoders", "video/formats")
         for path in sorted((ROOT / "apt_edge" / room).rglob("[a-z]*.py"))
     ),
 ]

@@ -48,8 +48,8 @@ def _text(report: Mapping[str, Any]) -> str:
             f"median = {row['median']:.4g} ms, {percentiles}",
             f"  Runs: {row['n']}, coefficient of variation {row['cv']:.1%}",
         ]
-    if report["change"] is not None:
-        lines.append(f"warning: times changed by {report['change']:+.1%} from the first third to the last")
+    for name, change in report["changes"].items():
+        lines.append(f"warning: {name} changed by {change:+.1%} from the first third to the last")
     load = report["machine"]["load_average"]
     if load is not None and load > 1:
         lines.append(f"warning: the load of this machine was {load:g} in the last minute: others were working")

@@ -10,7 +10,8 @@ from apt_edge.runtime.model_dir import INPUT, ModelDir
 from apt_edge.runtime.selftest import golden
 from apt_edge.runtime.sessions import open_session, session_name
 from apt_edge.runtime.statistics import summarise, trend
-from apt_edge.runtime.timing import measure_warm
+from apt_edge.runtime.tensorrt import TensorRtSession
+from apt_edge.runtime.timing import Clock, measure_warm, wall_clock
 
 PERCENTILES = (90, 95, 99)  # as trtexec
 
@@ -18,7 +19,7 @@ PERCENTILES = (90, 95, 99)  # as trtexec
 def time_clip(
     model: ModelDir, seconds: float = 3, warm_up_ms: float = 200, threads: int | None = None
 ) -> dict[str, Any]:
-    """Time the first golden clip, from the host's frames to the host's logits.
+    """Time the first golden clip.
 
     Args:
         model: the exported model.
@@ -27,12 +28,14 @@ def time_clip(
         threads: of the runtime; all cores when None.
 
     Returns:
-        `session`, `threads`, `times` (name of a row -> `statistics.summarise`, and `throughput`, clips a second),
-        `change` (of the times from their first third to their last, where that is beyond noise, else None).
+        `session`, `threads`, `times` (row -> `statistics.summarise`, and `throughput`, clips a second) and `changes`:
+        by which fraction the times of a row changed from their first third to their last, where that is beyond noise.
+        Row of a graph: `inference`, host arrays to host arrays. Rows of an engine: `compute`, its kernels alone by the
+        device's clock, and `with_transfers`, which is what `inference` is.
 
     Raises:
-        ModelError: the model or its golden clips are damaged.
-        AptEdgeError: the runtime is not installed.
+        ModelError: the model, its engine or its golden clips are damaged.
+        AptEdgeError: the runtime is not installed, or has no device.
     """
     session = open_session(model, threads)
     feeds = model.feeds(session.inputs, golden(model)[0][0])
@@ -42,13 +45,17 @@ def time_clip(
     def run() -> None:
         session.run(clip, held)
 
-    times = measure_warm(run, seconds, warm_up_ms)
-    drift = trend(times)
+    rows: dict[str, Clock] = {"inference": wall_clock}
+    if isinstance(session, TensorRtSession):
+        engine = session
+        rows = {"compute": lambda _: engine.compute_ms(clip, held), "with_transfers": wall_clock}
+    times = {name: measure_warm(run, seconds, warm_up_ms, clock) for name, clock in rows.items()}
+    drifts = {name: drift for name, ms in times.items() if (drift := trend(ms)) and drift.beyond_noise}
     return {
         "session": session_name(model),
         "threads": threads,
-        "times": {"inference": _row(times)},
-        "change": drift.change if drift and drift.beyond_noise else None,
+        "times": {name: _row(ms) for name, ms in times.items()},
+        "changes": {name: drift.change for name, drift in drifts.items()},
     }
 
 

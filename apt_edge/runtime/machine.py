@@ -44,19 +44,19 @@ def machine(threads: int | None = None) -> dict[str, Any]:
         "system": uname.system,
         "release": uname.release,
         "architecture": uname.machine,
-        "board": _read("/proc/device-tree/model"),
-        "cpu": _entry("/proc/cpuinfo", "model name", "Model"),
+        "board": first_line("/proc/device-tree/model"),
+        "cpu": entry("/proc/cpuinfo", "model name", "Model"),
         "cpu_mhz": _mhz(),
         "cores": os.cpu_count(),
         "threads": threads,
-        "memory_mb": int((_entry("/proc/meminfo", "MemTotal") or "0 kB").split()[0]) // 1024 or None,
-        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "memory_mb": int((entry("/proc/meminfo", "MemTotal") or "0 kB").split()[0]) // 1024 or None,
+        "governor": first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "load_average": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
-        "l4t": _read("/etc/nv_tegra_release"),
+        "l4t": first_line("/etc/nv_tegra_release"),
         "python": platform.python_version(),
         "packages": versions(PACKAGES),
         "gpus": gpus(),
-        "commands": {" ".join(line): _output(*line) for line in COMMANDS if shutil.which(line[0])},
+        "commands": {" ".join(line): output(*line) for line in COMMANDS if shutil.which(line[0])},
     }
 
 
@@ -90,22 +90,13 @@ def gpus() -> list[dict[str, str]]:
     """One dict of `GPU_FIELDS` for each GPU that nvidia-smi knows; empty without it."""
     if not shutil.which("nvidia-smi"):
         return []
-    lines = _output("nvidia-smi", f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader").splitlines()
+    lines = output("nvidia-smi", f"--query-gpu={GPU_FIELDS}", "--format=csv,noheader").splitlines()
     names = GPU_FIELDS.split(",")
     return [dict(zip(names, map(str.strip, row), strict=False)) for row in csv.reader(lines)]
 
 
-def _plain(name: str) -> str:
-    return " ".join(CLUTTER.sub(" ", name).split())
-
-
-def _mhz() -> float | None:
-    khz = _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
-    mhz = float(khz) / 1e3 if khz else float(_entry("/proc/cpuinfo", "cpu MHz") or 0)
-    return round(mhz) or None
-
-
-def _output(*command: str) -> str:
+def output(*command: str) -> str:
+    """What a program printed, or why it failed."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS, check=False)
     except (OSError, subprocess.TimeoutExpired) as error:
@@ -114,22 +105,32 @@ def _output(*command: str) -> str:
     return text if done.returncode == 0 else f"failed with exit code {done.returncode}: {text}"
 
 
-def _read(path: str) -> str | None:
-    """The first line of a file of the system."""
+def first_line(path: str | Path) -> str | None:
+    """The first line of a file of the system; None where there is none."""
     try:
         return Path(path).read_text(encoding="utf-8", errors="replace").strip("\x00\n ").partition("\n")[0] or None
     except OSError:
         return None
 
 
-def _entry(path: str, *keys: str) -> str | None:
-    """The first `key: value` whose key is one of `keys`."""
+def entry(path: str | Path, *keys: str) -> str | None:
+    """The value of the first `key: value` of a file of the system whose key is one of `keys`."""
     try:
         lines = Path(path).read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
         return None
     pairs = (line.partition(":") for line in lines)
     return next((value.strip() for key, _, value in pairs if key.strip() in keys), None)
+
+
+def _plain(name: str) -> str:
+    return " ".join(CLUTTER.sub(" ", name).split())
+
+
+def _mhz() -> float | None:
+    khz = first_line("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq")
+    mhz = float(khz) / 1e3 if khz else float(entry("/proc/cpuinfo", "cpu MHz") or 0)
+    return round(mhz) or None
 
 
 def _version(package: str) -> str | None:

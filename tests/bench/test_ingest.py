@@ -26,7 +26,7 @@ from bench.sent import SUITE, VERSIONS
 from export.to_bundle import to_bundle
 from tests.bench.measured import ENVIRONMENT, measured, noisy
 from tests.bench.rows_example import EQUAL
-from tests.export.bundle.conftest import run_script, wheel  # noqa: F401 - fixtures
+from tests.export.bundle.conftest import run_script  # noqa: F401 - a fixture
 from tests.export.bundle.models import make_model
 from tests.export.trtexec import fake
 

@@ -1,4 +1,4 @@
-"""A wheel made once, and a Python in which only named packages can be imported."""
+"""A Python in which only named packages can be imported."""
 
 from __future__ import annotations
 
@@ -9,8 +9,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-
-from export.bundle.wheel import build_wheel
 
 # Names of modules of one file or folder: what is neither in the standard library nor in ALLOWED does not exist.
 GUARD = """
@@ -26,12 +24,6 @@ sys.meta_path = [Guard(), *(f for f in sys.meta_path if not str(getattr(f, "__mo
 """
 
 Run = Callable[..., subprocess.CompletedProcess]
-
-
-@pytest.fixture(scope="session")
-def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The library's wheel."""
-    return build_wheel(tmp_path_factory.mktemp("wheel"))
 
 
 @pytest.fixture

@@ -1,0 +1,168 @@
+"""`apt-edge stream` on a real export and a real video: the bits of offline windows, and an end in order."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from apt_edge.runtime.predictor import softmax
+from apt_edge.runtime.runner import TaskRunner
+from apt_edge.stream.embeddings import Embeddings
+from apt_edge.stream.feed import Feed
+from apt_edge.stream.scheduler import Scheduler
+from apt_edge.stream.source import Source
+from apt_edge.stream.windows import windows_of
+from apt_edge.video.decode import probe, read_frames
+from apt_edge.video.load import load_frames
+from apt_edge.video.lists import Item
+from apt_edge.video.preprocess import short_side_crop
+from tests.apt_edge.stream.simulated import SimulatedClock
+from tests.apt_edge.video_files import write_video
+from tests.conftest import TINY_CLIP
+from tests.export.exporting import export, target
+
+
+@pytest.fixture(scope="module")
+def video(tmp_path_factory):
+    return write_video(tmp_path_factory.mktemp("video") / "a video.mp4", 60, rate=30)
+
+
+@pytest.fixture
+def model(tiny_vit, tiny_frames, tmp_path):
+    export(tiny_vit, tiny_frames, tmp_path / "m", tokens=8)
+    return tmp_path / "m"
+
+
+@pytest.fixture
+def split(tiny_vit, tiny_frames, tmp_path):
+    export(tiny_vit, tiny_frames, tmp_path / "split", chosen=target("onnxruntime-cpu", "split_at=[0]"), tokens=8)
+    return tmp_path / "split"
+
+
+def entries(text, *events):
+    found = [json.loads(line) for line in text.splitlines()]
+    return [entry for entry in found if not events or entry["event"] in events]
+
+
+def offline(runner, video, hop, span):
+    """Logits of the clips of validation of the video's stretches."""
+    offsets = windows_of(TINY_CLIP, hop, span).offsets
+    starts = range(0, probe(video).frames - offsets[-1], hop)
+    clips = [short_side_crop(read_frames(video, [start + o for o in offsets]), TINY_CLIP) for start in starts]
+    return np.stack([next(iter(runner.logits(clip).values())) for clip in clips])
+
+
+@pytest.mark.parametrize("hop", [1, 4, 7, 8])
+def test_windows_have_the_bits_of_offline_windows(model, split, video, hop):
+    expected = offline(TaskRunner.open(model, threads=1), video, hop, 16)
+    for path in (model, split):
+        runner = TaskRunner.open(path, threads=1)
+        assert runner.tubelet == (2 if path is split else None)
+        clock, windows, scheduler = SimulatedClock(), windows_of(TINY_CLIP, hop, 16), Scheduler()
+        source = Source(str(video), clock, 0, fast=True)
+        feed = Feed(source.items(), TINY_CLIP, windows, scheduler, clock)
+        embeddings, found = Embeddings(runner, hop), []
+        while not feed.ended:
+            feed.wait()
+            _, window = feed.take()
+            if window is not None:
+                found.append(next(iter(embeddings.logits(window).values())))
+                feed.finished(window)
+        source.close()
+        np.testing.assert_array_equal(np.stack(found), expected)
+        assert embeddings.reused == (0 if path is model else _shared(len(expected), hop))
+
+
+def _shared(windows, hop):
+    """Tubelets of windows of frames 2, 6 | 10, 14 that are those of the window eight frames earlier."""
+    return 0 if 8 % hop else windows - 8 // hop
+
+
+def test_the_first_window_is_what_predict_sees_of_that_stretch(apt_edge, model, video):
+    done = apt_edge("stream", model, video, "--fast", "--windows", "--smooth", 1, "--json", "--span", 16)
+    assert done.returncode == 0, done.stderr
+    clip = load_frames(Item(video, None, 0, 16 / 30), TINY_CLIP)
+    probabilities = softmax(TaskRunner.open(model).logits(clip)["m"])
+    first = entries(done.stdout, "window")[0]
+    assert first["tasks"]["m"] == {"label": f"class {probabilities.argmax()}", "probability": probabilities.max()}
+    summary = entries(done.stdout)[-1]
+    assert (summary["event"], summary["dropped"], summary["frames"]) == ("summary", 0, 60)
+    assert summary["run"] == summary["windows"] == len(entries(done.stdout, "window"))
+
+
+def test_text_events_file_and_annotated_video(apt_edge, split, video, tmp_path):
+    log, annotated = tmp_path / "logs" / "events.jsonl", tmp_path / "out.mp4"
+    for _ in range(2):
+        done = apt_edge("stream", split, video, "--fast", "--events", log, "--annotate", annotated, "--hop", 8)
+        assert done.returncode == 0, done.stderr
+    assert "reuse 4" in done.stdout
+    assert [entry["event"] for entry in entries(log.read_text(), "begin", "summary")] == ["begin", "summary"] * 2
+    assert (probe(annotated).frames, probe(annotated).width, probe(annotated).height) == (60, 72, 48)
+    drawn, plain = read_frames(annotated, range(60)), read_frames(video, range(60))
+    assert np.abs(drawn[:, :24].astype(int) - plain[:, :24]).mean() < 8
+    bottom = drawn[30:, -10:].reshape(30, -1)
+    assert np.median(bottom) < 40  # black, with letters in white
+    assert (bottom.max(axis=1) > 150).all()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_in_order(model, video, tmp_path, number):
+    command = [sys.executable, "-m", "apt_edge.cli", "stream", model, video, "--hop", "2", "--windows", "--json"]
+    command += ["--events", tmp_path / "events", "--annotate", tmp_path / "out.mkv"]
+    listening = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 - a background shell's children do not
+    with subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening
+    ) as process:
+        lines = [process.stdout.readline() for _ in range(3)]
+        process.send_signal(number)
+        out, err = process.communicate(timeout=30)
+    assert (process.returncode, err) == (0, "")
+    told = entries("".join(lines) + out)
+    assert (told[-1]["event"], told[-1]["ended"]) == ("summary", "a stop")
+    assert entries((tmp_path / "events").read_text()) == told
+    assert probe(tmp_path / "out.mkv").frames == told[-1]["frames"] < 60
+
+
+def test_a_lost_file_ends_with_its_summary_and_an_instruction(apt_edge, model, video, tmp_path):
+    (tmp_path / "cut.ts").write_bytes(write_video(tmp_path / "whole.ts", 60, rate=30).read_bytes()[:-1000])
+    done = apt_edge("stream", model, tmp_path / "cut.ts", "--fast", "--json", "--annotate", tmp_path / "out.mp4")
+    assert done.returncode == 1
+    assert "cut.ts is lost" in done.stderr
+    assert "fix:" in done.stderr
+    told = [entry["event"] for entry in entries(done.stdout)]
+    assert (told[0], told.count("lost"), told[-1]) == ("begin", 1, "summary")
+    assert probe(tmp_path / "out.mp4").frames == entries(done.stdout)[-1]["frames"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--hop", 0], 2, "no number from 1"),
+        (["--hop", 2, "--hop-seconds", 1], 2, "not allowed with"),
+        (["--hop-seconds", "soon"], 2, "give a number above 0"),
+        (["--on", 0.2], 1, "use for example --on 0.6 --off 0.4"),
+        (["--span", 3], 1, "use 4 frames or more"),
+        (["--annotate", "out.gif"], 1, "out.mp4"),
+    ],
+)
+def test_options_that_make_no_sense(apt_edge, model, video, arguments, code, message):
+    done = apt_edge("stream", model, video, *arguments)
+    assert (done.returncode, done.stdout) == (code, "")
+    assert message in done.stderr
+
+
+def test_what_annotating_needs_is_named(model, video, tmp_path):
+    code = "import sys; sys.modules['PIL'] = None; from apt_edge.cli import main; main()"
+    command = [sys.executable, "-c", code, "stream", model, video, "--annotate", tmp_path / "o.mp4"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (done.returncode, "pip install 'apt-edge[stream]'" in done.stderr) == (1, True)
+
+
+def test_hops_in_seconds_are_frames_of_the_source(apt_edge, model, video):
+    done = apt_edge("stream", model, video, "--fast", "--json", "--hop-seconds", 0.2)
+    assert entries(done.stdout, "begin")[0]["hop"] == 6
