@@ -11,6 +11,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from apt_edge.commands.numbers import count, length
 from apt_edge.commands.tasks import add_tasks, tasks_of
 
 if TYPE_CHECKING:
@@ -33,19 +34,19 @@ def add(commands: Any) -> None:
         "source", help="video file, /dev/videoN, rtsp://..., tcp://..., udp://..., named pipe, - (stdin)"
     )
     add_tasks(parser)
-    parser.add_argument("--threads", type=_count, help="threads of the runtime (default: all cores)")
+    parser.add_argument("--threads", type=count, help="threads of the runtime (default: all cores)")
     windows = parser.add_argument_group("windows")
     hop = windows.add_mutually_exclusive_group()
-    hop.add_argument("--hop", type=_count, metavar="FRAMES", help="from one window to the next (default: a good reuse)")
-    hop.add_argument("--hop-seconds", type=_seconds, metavar="SECONDS", help="the same in seconds")
+    hop.add_argument("--hop", type=count, metavar="FRAMES", help="from one window to the next (default: a good reuse)")
+    hop.add_argument("--hop-seconds", type=length, metavar="SECONDS", help="the same in seconds")
     windows.add_argument(
         "--span",
-        type=_count,
+        type=count,
         metavar="FRAMES",
         help="length of a window, for models of `segments` (default: stride a frame)",
     )
     windows.add_argument(
-        "--deadline", type=_seconds, metavar="SECONDS", help="drop a window that waited and whose result would be older"
+        "--deadline", type=length, metavar="SECONDS", help="drop a window that waited and whose result would be older"
     )
     speed = windows.add_mutually_exclusive_group()
     speed.add_argument("--realtime", action="store_true", help="a file at its own speed (the default)")
@@ -53,7 +54,7 @@ def add(commands: Any) -> None:
     labels = parser.add_argument_group("labels")
     labels.add_argument("--on", type=float, default=0.6, help="mean probability at which a label begins (default 0.6)")
     labels.add_argument("--off", type=float, default=0.4, help="below this it ends (default 0.4)")
-    labels.add_argument("--smooth", type=int, default=4, metavar="WINDOWS", help="the mean is of so many (default 4)")
+    labels.add_argument("--smooth", type=count, default=4, metavar="WINDOWS", help="the mean is of so many (default 4)")
     parser.add_argument("--retries", type=int, default=10, help="attempts in a row to connect again (default 10)")
     parser.add_argument("--events", type=Path, metavar="FILE", help="append events as JSON lines")
     parser.add_argument(
@@ -62,22 +63,6 @@ def add(commands: Any) -> None:
     parser.add_argument("--windows", action="store_true", help="tell the likeliest labels of every window, too")
     parser.add_argument("--json", action="store_true", help="print events as JSON lines")
     parser.set_defaults(run=_run)
-
-
-def _count(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text} is no number from 1")
-    return int(text)
-
-
-def _seconds(text: str) -> float:
-    try:
-        seconds = float(text)
-    except ValueError:
-        seconds = 0.0
-    if not 0 < seconds < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text} is no number of seconds above 0")
-    return seconds
 
 
 def _run(args: argparse.Namespace) -> None:

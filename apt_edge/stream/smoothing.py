@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 
 from apt_edge.errors import ConfigError, ModelError
+from apt_edge.runtime.predictor import softmax
 
 
 class Change(NamedTuple):
@@ -99,5 +100,4 @@ def probabilities(logits_K: np.ndarray) -> np.ndarray:
             found=f"{int((~np.isfinite(logits_K)).sum())} of {logits_K.size} are infinite or none",
             fix="run the self-test of its bundle; export in a wider type (precision or repairs of the target)",
         )
-    exponentials = np.exp(logits_K.astype(np.float64) - float(logits_K.max()))
-    return exponentials / exponentials.sum()
+    return softmax(logits_K)

@@ -18,8 +18,8 @@ from apt_edge.stream.scheduler import Scheduler
 from apt_edge.stream.source import Source
 from apt_edge.stream.windows import windows_of
 from apt_edge.video.decode import probe, read_frames
-from apt_edge.video.load import load_frames
 from apt_edge.video.lists import Item
+from apt_edge.video.load import load_frames
 from apt_edge.video.preprocess import short_side_crop
 from tests.apt_edge.stream.simulated import SimulatedClock
 from tests.apt_edge.video_files import write_video
@@ -114,7 +114,7 @@ def test_text_events_file_and_annotated_video(apt_edge, split, video, tmp_path):
 def test_a_signal_ends_in_order(model, video, tmp_path, number):
     command = [sys.executable, "-m", "apt_edge.cli", "stream", model, video, "--hop", "2", "--windows", "--json"]
     command += ["--events", tmp_path / "events", "--annotate", tmp_path / "out.mkv"]
-    listening = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 - a background shell's children do not
+    listening = lambda: signal.signal(signal.SIGINT, signal.default_int_handler)  # noqa: E731 - started in the background it would not hear Ctrl-C
     with subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, preexec_fn=listening
     ) as process:
