@@ -27,10 +27,11 @@ from export.graph.opset import check_operators
 from export.graph.prompts import only_prompts
 from export.graph.quantise import judged, quantise
 from export.graph.trace import TaskInputs, constants, trace
+from export.parts import write_parts
 from export.proof.numerics import Numerics
 from export.proof.parity import check_values, compare, gate, torch_logits
 from export.proof.ranges import measure
-from export.rewrites import Pixels, rewritten
+from export.rewrites import Pixels, backbone_of, rewritten
 from export.sidecar import describe_graph, describe_model, describe_numerics, ports, profiles
 from export.target import Prompts, Target
 
@@ -90,6 +91,11 @@ class Export:
     def _check(self, target: Target, out: Path) -> None:
         if out.is_dir() and any(out.iterdir()) and not (out / SIDECAR).is_file():
             raise ModelError(f"{out} holds something else than an export", fix="choose another directory")
+        depth = backbone_of(self.model).config.depth
+        if target.split_at and target.split_at[-1] >= depth:
+            raise ConfigError(
+                f"there is no block {target.split_at[-1]} to cut in front of", fix=f"choose among 0 to {depth - 1}"
+            )
         if target.batch.dynamic and len(self.frames) < 2:
             raise ConfigError("a free batch axis cannot be proved with one clip", fix="give a list of more clips")
 
@@ -153,10 +159,12 @@ class Export:
                 gate(parity, target.bounds)
             compiled = self._compiled(path, attention, stored, inputs, target) if target.gate != "none" else None
             np.savez(directory / GOLDEN, frames=self.frames[self.golden], logits=self.reference[self.golden])
+            steps, clips = backbone_of(self.model).config.grid[0], self.frames[self.golden]
             sidecar = {
                 **describe_model(target, self.clip, self.labels),
                 **describe_graph(form, written, attention, ops),
                 "inputs": inputs,
+                **write_parts(written, form, target, stored, clips, self.clip, steps, directory),
                 "prompts": list(only_prompts(values)),
                 "onnx_sha256": sha256(path),
                 "parity": parity,

@@ -45,7 +45,7 @@ def scale_queries(model: nn.Module) -> None:
 
     In float32 exact to the bit when D is a power of 4, as 64 is.
     """
-    vit = _vit(model)
+    vit = backbone_of(model)
     for index in range(vit.config.depth):
         block = vit.block(index)
         attention = block.attn
@@ -61,7 +61,7 @@ def absorb_pixels(model: nn.Module, clip: ClipSpec) -> None:
 
     Two passes over the pixels less. For float32 graphs: g W is about 1e-4, too close to float16's smallest numbers.
     """
-    patch = _vit(model).patch
+    patch = backbone_of(model).patch
     gain, offset = (values[None, :, None, None, None] for values in _affine(clip, patch.weight.dtype))
     assert patch.bias is not None
     patch.bias.data += (patch.weight.data * offset).sum(dim=(1, 2, 3, 4))
@@ -73,7 +73,7 @@ def join_positions(model: nn.Module) -> None:
 
     Class tokens, which stand first in their time steps, are no patches and get none.
     """
-    vit = _vit(model)
+    vit = backbone_of(model)
     assert vit.patch.bias is not None
     steps = vit.positions.detach().unflatten(1, (vit.config.steps, -1)).clone()
     steps[:, :, int(vit.config.per_frame) :] += vit.patch.bias.data
@@ -107,7 +107,8 @@ def rewritten(model: nn.Module, clip: ClipSpec | None) -> nn.Module:
     return model
 
 
-def _vit(model: nn.Module) -> Vit:
+def backbone_of(model: nn.Module) -> Vit:
+    """The backbone of a model that is exported."""
     vit = model.vit
     assert isinstance(vit, Vit)
     return vit

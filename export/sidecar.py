@@ -28,14 +28,23 @@ def ports(inputs: Iterable[ir.Value], target: Target, values: Mapping[str, np.nd
     found = {}
     for value in inputs:
         assert value.shape is not None
-        assert value.dtype is not None
         name, axes = str(value.name), [axis if isinstance(axis, int) else str(axis.value) for axis in value.shape]
         own = values[name].shape if name in values else [target.batch.opt, *axes[1:]]
         lengths = [_lengths(axis, int(usual), target) for axis, usual in zip(axes, own, strict=True)]
-        shape = [axis if isinstance(axis, int) else None for axis in axes]
-        profile = [list(sizes) for sizes in zip(*lengths, strict=True)] if None in shape else None
-        found[name] = {"dtype": value.dtype.numpy().name, "shape": shape, "profile": profile}
+        entry = described(value)
+        profile = [list(sizes) for sizes in zip(*lengths, strict=True)] if None in entry["shape"] else None
+        found[name] = {**entry, "profile": profile}
     return found
+
+
+def described(value: ir.Value) -> dict[str, Any]:
+    """Type and shape of an input or output, with None for a free axis."""
+    assert value.shape is not None
+    assert value.dtype is not None
+    return {
+        "dtype": value.dtype.numpy().name,
+        "shape": [axis if isinstance(axis, int) else None for axis in value.shape],
+    }
 
 
 def _lengths(axis: int | str, usual: int, target: Target) -> tuple[int, int, int]:

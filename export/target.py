@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, NonNegativeInt, model_validator
 
 from apt_edge.config import Strict, load_toml
 from export.trtexec.flags import parse
@@ -108,6 +108,8 @@ class Target(Strict):
         int8_tolerance: parity bounds with int8.
         batch: clips a run.
         prompts: constants or inputs.
+        split_at: blocks, ascending, in front of which the graph is cut into parts beside the whole, so that tasks can
+            share what comes before; 0 is behind the patch embedding, whose part takes the frames of one time step.
     """
 
     name: str = Field(pattern=r"^[\w.-]*\w$")
@@ -127,6 +129,7 @@ class Target(Strict):
     int8_tolerance: Int8Tolerance = Int8Tolerance()
     batch: Batch = Batch()
     prompts: Prompts = Prompts()
+    split_at: list[NonNegativeInt] = Field(default=[])
 
     @model_validator(mode="after")
     def _consistent(self) -> Target:
@@ -138,6 +141,8 @@ class Target(Strict):
             raise ValueError("version is that of TensorRT, for the runtime tensorrt alone")
         if self.version:
             parse(self.version)
+        if self.split_at != sorted(set(self.split_at)):
+            raise ValueError("split_at is ascending, each block once")
         if self.prompts.per_row and not self.batch.dynamic:
             raise ValueError("prompts.per_row needs a batch: set batch.opt and batch.max")
         if self.int8 and not self.strongly_typed:

@@ -81,7 +81,7 @@ def _check_place(out: Path) -> None:
 def _fill(directory: Path, model: ModelDir, wheel: Path) -> dict[str, int]:
     golden(model)  # raises when it cannot be read
     prompts = [PROMPTS] if model.prompts else []
-    for name in (ONNX, SIDECAR, GOLDEN, *prompts):
+    for name in (ONNX, SIDECAR, GOLDEN, *prompts, *(path.name for path in model.parts())):
         shutil.copyfile(model.path / name, directory / name)
     shutil.copyfile(wheel, directory / wheel.name)
     texts = scripts(model, wheel.name)
@@ -90,7 +90,7 @@ def _fill(directory: Path, model: ModelDir, wheel: Path) -> dict[str, int]:
         (directory / name).write_text(text, encoding="utf-8", newline="\n")
         (directory / name).chmod(_mode(name))
     write_sums(directory)
-    load_bundle(directory)  # what was copied is what was exported, also when that changed a moment ago
+    load_bundle(directory).parts()  # what was copied is what was exported, also when that changed a moment ago
     return {path.name: path.stat().st_size for path in sorted(directory.iterdir())}
 
 

@@ -14,7 +14,7 @@ if __name__ == "__main__":  # before the imports that need packages of the extra
 import argparse
 import json
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from apt_edge.clip import ClipSpec
 from apt_edge.errors import ConfigError, run_tool
 from apt_edge.files import sha256
 from apt_edge.pack import PromptPack
-from apt_edge.video.lists import Item, match_labels, read_list
+from apt_edge.video.lists import FORMATS, Item, match_labels, read_list
 from apt_edge.video.load import load_frames
 from export.graph.quantise import describe
 from export.model import Export
@@ -34,11 +34,26 @@ from export.target import Target, load_target
 
 
 def export_pack(
-    pack_path: Path, backbone: str | None, targets: Iterable[Target], clips_list: Path, count: int, out: Path
+    pack_path: Path,
+    backbone: str | None,
+    targets: Iterable[Target],
+    clips_list: Path,
+    count: int,
+    out: Path,
+    **reading: Any,
 ) -> Iterator[tuple[Path, dict[str, Any]]]:
     """Export a pack file with its backbone for each target into `out`/<target>; yields directory and sidecar.
 
     Pack, backbone and clips are read once, whatever the number of targets; see `export.model`.
+
+    Args:
+        pack_path: the pack.
+        backbone: weights, when they are not where the pack's backbone name says.
+        targets: pages.
+        clips_list: list or data set of videos.
+        count: how many of them to run at most.
+        out: directory that gets one directory a target.
+        reading: `format`, `split` and `root` of the list, as `read_list` takes them; None for those of the pack's run.
 
     Raises:
         ConfigError: `out` cannot be a directory, or the clips are of classes that the pack does not have.
@@ -47,7 +62,7 @@ def export_pack(
     for target in targets:
         _check_place(out / target.name)
     pack = PromptPack.load(pack_path)
-    classes = _classes(clips_list, count, pack)
+    items = _items(clips_list, count, pack, reading)
     name = backbone or pack.backbone.name
     model = folded_model(pack, load_backbone(name), name, pack_path)
     facts = {
@@ -58,8 +73,15 @@ def export_pack(
         "prompt_tokens": {str(block): tokens for block, tokens in pack.tokens.items()},
         "form": pack.form,
     }
-    frames = clips_of(clips_list, pack.clip, count)
-    export = Export(model, frames=frames, clip=pack.clip, labels=pack.labels, facts=facts, classes=classes)
+    labels = [item.label for item in items]
+    export = Export(
+        model,
+        frames=_frames(items, pack.clip),
+        clip=pack.clip,
+        labels=pack.labels,
+        facts=facts,
+        classes=None if None in labels else np.array(labels),
+    )
     for target in targets:
         print(f"exporting {pack_path} for {target.name}", file=sys.stderr)
         directory = out / target.name
@@ -73,19 +95,27 @@ def _check_place(directory: Path) -> None:
         raise ConfigError(f"{there} is a file", fix="give a directory with --out")
 
 
-def _classes(path: Path, count: int, pack: PromptPack) -> np.ndarray | None:
-    """The pack's class numbers `[M]` of the clips of `clips_of`, None where the list does not say all of them.
+def _items(path: Path, count: int, pack: PromptPack, reading: Mapping[str, Any]) -> list[Item]:
+    """Up to `count` videos spread evenly over a list, with the pack's class numbers.
 
     Raises:
         ConfigError: the list has classes that the pack does not have.
     """
-    labels = [item.label for item in _spread(match_labels(read_list(path), pack.labels).items, count)]
-    return None if None in labels else np.array(labels)
+    of_run = {"format": pack.training.get("format"), "split": pack.training.get("split", 1)}
+    asked = {name: value for name, value in reading.items() if value is not None}
+    videos = match_labels(read_list(path, **{**of_run, **asked}), pack.labels)
+    for note in videos.notes:
+        print(f"export.to_onnx: {note}", file=sys.stderr)
+    return _spread(videos.items, count)
+
+
+def _frames(items: Iterable[Item], spec: ClipSpec) -> np.ndarray:
+    return np.stack([load_frames(item, spec) for item in items])
 
 
 def clips_of(path: Path, spec: ClipSpec, count: int) -> np.ndarray:
     """Up to `count` clips spread evenly over a list, as a model sees them: uint8 `[M, T, S, S, 3]`."""
-    return np.stack([load_frames(item, spec) for item in chosen(path, count)])
+    return _frames(chosen(path, count), spec)
 
 
 def chosen(path: Path, count: int) -> list[Item]:
@@ -116,17 +146,32 @@ def main() -> None:
         metavar="KEY=VALUE",
         help="change a target's setting, as prompts.mode=bound",
     )
+    parser.add_argument("--format", choices=FORMATS, help="of the list; default: that of the pack's run, or found out")
+    parser.add_argument(
+        "--split", type=int, choices=[1, 2, 3], help="of UCF101 and HMDB51; default: that of the pack's run"
+    )
+    parser.add_argument("--root", help="folder that relative paths start at, default: found out")
     parser.add_argument("--int8", action="store_true", help="linear layers in int8; short for --set int8=true")
+    parser.add_argument(
+        "--split-at",
+        type=int,
+        nargs="+",
+        metavar="K",
+        help="write the graph's parts beside it too, cut in front of these blocks, 0 for behind the patch embedding: "
+        "tasks that leave the first K blocks alone share them; short for --set split_at=[K,...]",
+    )
     parser.add_argument("--backbone", help="weights, when they are not where the pack's backbone name says")
     parser.add_argument(
         "--out", type=Path, help="directory that gets one directory a target (default: export beside PACK)"
     )
     parser.add_argument("--json", action="store_true", help="print the sidecars as JSON lines")
     args = parser.parse_args()
-    changes = [*args.set, "int8=true"] if args.int8 else args.set
+    changes = [*args.set, *(["int8=true"] if args.int8 else [])]
+    changes += [f"split_at={args.split_at}"] if args.split_at else []
     targets = [load_target(path, changes) for path in args.target]
     out = args.out or args.pack.parent / "export"
-    for directory, sidecar in export_pack(args.pack, args.backbone, targets, args.clips, args.count, out):
+    reading = {"format": args.format, "split": args.split, "root": args.root}
+    for directory, sidecar in export_pack(args.pack, args.backbone, targets, args.clips, args.count, out, **reading):
         print(json.dumps(sidecar) if args.json else _summary(directory, sidecar))
 
 
@@ -138,6 +183,10 @@ def _summary(out: Path, sidecar: dict[str, Any]) -> str:
         f"  parity over {parity['clips']} clips: max |dlogit| {parity['max_abs']:.2e}, "
         f"divergence {parity['kl']:.1e} nats, first label equal on {parity['top1_agreement']:.1%}",
     ]
+    if sidecar["parts"]:
+        apart = f"up to {sidecar['parts_max_abs']:.1e} apart" if sidecar["parts_max_abs"] else "to the last bit"
+        own = "; not the last one alone has prompts: no other task can share them" if sidecar["trunk_prompts"] else ""
+        lines.append(f"  {len(sidecar['parts'])} parts give the logits of the whole, {apart}{own}")
     if sidecar["int8"]:
         lines.append(f"  {describe(sidecar['int8'])}")
     if compiled:

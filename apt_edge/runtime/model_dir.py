@@ -152,6 +152,22 @@ class ModelDir:
                 f"{path} is damaged", found=str(error), fix="copy the whole directory, or export again"
             ) from None
 
+    def parts(self) -> list[Path]:
+        """The files of a model that was cut, in their order; none of one that was not.
+
+        Raises:
+            ModelError: one is missing, or is not what the sidecar describes.
+        """
+        files = [(self.path / part["file"], part["sha256"]) for part in self.facts.get("parts", [])]
+        for path, expected in files:
+            if not path.is_file() or sha256(path) != expected:
+                raise ModelError(
+                    f"{path} is not the part that {SIDECAR} describes",
+                    found="another file" if path.is_file() else "no file",
+                    fix="copy the whole directory, or export again",
+                )
+        return [path for path, _ in files]
+
     def feeds(self, inputs: Mapping[str, TensorSpec], frames_TSSC: np.ndarray) -> dict[str, np.ndarray]:
         """What a session of this model is fed for one clip.
 

@@ -11,7 +11,6 @@ from typing import NamedTuple
 import numpy as np
 
 from apt_edge.errors import ModelError
-from apt_edge.files import sha256
 from apt_edge.runtime.model_dir import INPUT, ModelDir
 from apt_edge.runtime.session import Held, HoldingSession
 from apt_edge.runtime.sessions import SESSIONS, open_session, session_name
@@ -43,19 +42,10 @@ def open_parts(model: ModelDir, threads: int | None = None) -> list[Part]:
         ModelError: a part is missing, has changed, or does not follow on the one before.
         AptEdgeError: the runtime is not installed.
     """
-    described = model.facts.get("parts")
-    if not described or session_name(model) not in SESSIONS:
+    if session_name(model) not in SESSIONS or not (paths := model.parts()):
         session = open_session(model, threads)
         return [Part(session, INPUT, next(iter(session.outputs)))]
-    for part in described:
-        path = model.path / part["file"]
-        if not path.is_file() or sha256(path) != part["sha256"]:
-            raise ModelError(
-                f"{path} is not the part that the sidecar describes",
-                found="another file" if path.is_file() else "no file",
-                fix="copy the whole directory, or export again",
-            )
-    sessions = [SESSIONS[session_name(model)](model.path / part["file"], threads) for part in described]
+    sessions = [SESSIONS[session_name(model)](path, threads) for path in paths]
     entry, parts = INPUT, []
     for session in sessions:
         if entry not in session.inputs:

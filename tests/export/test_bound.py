@@ -19,7 +19,7 @@ from tests.conftest import TINY_CLIP, tiny_model, tiny_pack
 from tests.export.exporting import export, logits, target, tiny_export
 
 FREE = ("prompts.mode=bound", "prompts.max_count=16", "prompts.max_classes=300")
-TASKS = [(1, "apt", {"tokens": 3}), (300, "apt", {"tokens": 16, "start": 1}), (7, "linear", {})]
+TASKS = [(300, "apt", {"tokens": 16, "start": 1}), (1, "linear", {})]
 
 
 def pack_of(vit, classes: int, method: str, settings: dict[str, Any]) -> PromptPack:
@@ -37,29 +37,29 @@ def values_of(pack: PromptPack, names: list[str]) -> dict[str, np.ndarray]:
     return values | dict(zip(HEAD, folded_head(pack.head), strict=True))
 
 
-@pytest.mark.parametrize("batch", [(), ("batch.max=4",)])
-def test_packs_of_any_size_give_what_their_own_graphs_give(tiny_vit, tiny_frames, tmp_path, batch):
-    _, sidecar = export(
-        tiny_vit, tiny_frames, tmp_path / "m", chosen=target("onnxruntime-cpu", *FREE, *batch), tokens=8
-    )
-    assert sidecar["inputs"]["head.weight"] == {
-        "dtype": "float32",
-        "shape": [1, 64, None],
-        "profile": [[1, 64, classes] for classes in (1, 5, 300)],
-    }
-    assert sidecar["inputs"]["head.bias"]["profile"] == [[1, classes] for classes in (1, 5, 300)]
-    assert sidecar["outputs"]["logits"]["shape"] == [None if batch else 1, None]
-    for classes, method, settings in TASKS:
-        pack, own = pack_of(tiny_vit, classes, method, settings), tmp_path / f"{classes}"
-        exporting = Export(
-            folded_model(pack, tiny_vit), frames=tiny_frames, clip=TINY_CLIP, labels=pack.labels, facts={}
-        )
-        exporting.to(target("onnxruntime-cpu", *batch), own)
-        values = values_of(pack, sidecar["prompts"])
-        for frames in [*np.split(tiny_frames, 4), *([tiny_frames] if batch else [])]:
-            found = logits(tmp_path / "m", {"clip": frames, **values})
-            assert found.shape == (len(frames), classes)
-            assert np.array_equal(found, logits(own, {"clip": frames}))
+def test_packs_of_any_size_give_what_their_own_graphs_give(tiny_vit, tiny_frames, tmp_path):
+    bound = tiny_export(folded_model(tiny_pack(tiny_vit, tokens=8), tiny_vit), tiny_frames)
+    packs = [pack_of(tiny_vit, *task) for task in TASKS]
+    folded = [
+        Export(folded_model(pack, tiny_vit), frames=tiny_frames, clip=TINY_CLIP, labels=pack.labels, facts={})
+        for pack in packs
+    ]
+    for rows, batch in {1: (), None: ("batch.max=4",)}.items():
+        sidecar = bound.to(target("onnxruntime-cpu", *FREE, *batch), tmp_path / "bound")
+        assert sidecar["inputs"]["head.weight"] == {
+            "dtype": "float32",
+            "shape": [1, 64, None],
+            "profile": [[1, 64, classes] for classes in (1, 5, 300)],
+        }
+        assert sidecar["inputs"]["head.bias"]["profile"] == [[1, classes] for classes in (1, 5, 300)]
+        assert sidecar["outputs"]["logits"]["shape"] == [rows, None]
+        for pack, exporting in zip(packs, folded, strict=True):
+            exporting.to(target("onnxruntime-cpu", *batch), tmp_path / "own")
+            values = values_of(pack, sidecar["prompts"])
+            for frames in [*np.split(tiny_frames, 4), *([tiny_frames] if batch else [])]:
+                found = logits(tmp_path / "bound", {"clip": frames, **values})
+                assert found.shape == (len(frames), len(pack.labels))
+                assert np.array_equal(found, logits(tmp_path / "own", {"clip": frames}))
 
 
 def test_no_prompts_are_none_in_openvino_too(tiny_vit, tiny_frames, tmp_path):
