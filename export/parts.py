@@ -44,9 +44,9 @@ def write_parts(
         directory: where the parts go.
 
     Returns:
-        For the sidecar: `parts`; where there are any, `trunk_prompts`, whether anything but the last part has prompts
-        and so belongs to this task alone, and `parts_max_abs`, the largest difference of the parts' logits and the
-        file's.
+        For the sidecar: `parts`; where there are any, `trunk_prompts`, whether blocks in front of the first cut have
+        prompts, so that no other task can share them, and `parts_max_abs`, the largest difference of the parts' logits
+        and the file's.
 
     Raises:
         ConfigError: the parts' types are some that nothing here computes in.
@@ -77,6 +77,6 @@ def write_parts(
         }
         for part, path in zip(parts, paths, strict=True)
     ]
-    trunk = {name for part in parts[:-1] for name in part.model.graph.initializers}
-    trunk |= {str(value.name) for part in parts[:-1] for value in part.model.graph.inputs}
-    return {"parts": entries, "trunk_prompts": not trunk.isdisjoint(values), "parts_max_abs": apart}
+    trunk = [part.model.graph for part in parts[:-1] if part.first_block == 0]
+    held = {name for graph in trunk for name in [*graph.initializers, *(str(value.name) for value in graph.inputs)]}
+    return {"parts": entries, "trunk_prompts": not held.isdisjoint(values), "parts_max_abs": apart}

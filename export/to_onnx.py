@@ -185,7 +185,8 @@ def _summary(out: Path, sidecar: dict[str, Any]) -> str:
     ]
     if sidecar["parts"]:
         apart = f"up to {sidecar['parts_max_abs']:.1e} apart" if sidecar["parts_max_abs"] else "to the last bit"
-        own = "; not the last one alone has prompts: no other task can share them" if sidecar["trunk_prompts"] else ""
+        own = "; blocks in front of the first cut have prompts, no other task can share them"
+        own = own if sidecar["trunk_prompts"] else ""
         lines.append(f"  {len(sidecar['parts'])} parts give the logits of the whole, {apart}{own}")
     if sidecar["int8"]:
         lines.append(f"  {describe(sidecar['int8'])}")

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from apt_edge.errors import ConfigError
+from apt_edge.errors import BackboneError, ConfigError
 from export.to_onnx import export_pack
 from tests.conftest import tiny_pack
 from tests.export.exporting import target
@@ -28,6 +28,23 @@ def test_clips_of_classes_that_the_pack_lacks_are_refused(pack, tmp_path):
     clips.write_text("a.mp4 0\nb.mp4 4\nc.mp4 5\n")
     with pytest.raises(ConfigError, match=r"uses class 5, and there are 5 classes\s+found: .*c\.mp4"):
         next(export_pack(pack, None, [target()], clips, 32, tmp_path / "out"))
+
+
+def test_the_list_is_read_as_it_is_said_and_what_was_assumed_is_told(pack, tmp_path, capsys):
+    videos = tmp_path / "elsewhere"
+    videos.mkdir()
+    for name in ("a.mp4", "b.mp4"):
+        (videos / name).write_bytes(b"")
+    clips = tmp_path / "clips.txt"
+    clips.write_text("a.mp4 0\nb.mp4 4\n")
+    reading = {"format": None, "split": None, "root": videos}
+    with pytest.raises(BackboneError, match="tiny"):  # the backbone's name, which comes after the list
+        next(export_pack(pack, None, [target()], clips, 32, tmp_path / "out", **reading))
+    assert "its numbers are taken as the 5 classes" in capsys.readouterr().err
+    with pytest.raises(ConfigError, match="no list of Kinetics"):
+        next(export_pack(pack, None, [target()], clips, 32, tmp_path / "out", **{**reading, "format": "kinetics"}))
+    with pytest.raises(ConfigError, match="no folder"):
+        next(export_pack(pack, None, [target()], clips, 32, tmp_path / "out", **{**reading, "root": tmp_path / "no"}))
 
 
 @pytest.mark.parametrize("place", ["out", "out/inside/deep", "."])
