@@ -12,8 +12,8 @@ from apt_edge.runtime.tensorrt import TensorRtSession
 from apt_edge.runtime.tensorrt_log import MODULES
 
 
-def open_engine(model: ModelDir, name: str) -> TensorRtSession:
-    """The engine of a model in `tensorrt` or `tensorrt-rtx`.
+def open_engine(model: ModelDir, name: str, graphs: bool = True) -> TensorRtSession:
+    """The engine of a model in `tensorrt` or `tensorrt-rtx`, with CUDA graphs or without.
 
     Raises:
         ModelError: the engine is missing, not trusted, or of another TensorRT or GPU.
@@ -23,7 +23,7 @@ def open_engine(model: ModelDir, name: str) -> TensorRtSession:
     path = model.trusted_engine()
     trt = _load(name)
     # First: without a driver TensorRT's own calls end in long logs, and those of the lean runtime in a crash.
-    return TensorRtSession(path, open_cuda(), trt)
+    return TensorRtSession(path, open_cuda(), trt, graphs)
 
 
 def _load(name: str) -> Any:

@@ -16,7 +16,7 @@ from apt_edge.errors import AptEdgeError, GateError
 from apt_edge.files import write_json
 from apt_edge.tables import Row
 
-Kind = Literal["rows", "parity", "steps", "switch"]
+Kind = Literal["rows", "parity", "steps", "switch", "runtime"]
 PUBLISHED = 400  # prompts a block of the paper's best models
 
 
@@ -30,6 +30,7 @@ class Settings:
         tokens: prompts a block.
         batches: clips a run.
         rounds: timed rounds at most.
+        model: exported model whose engine was built on this machine; None leaves engines out.
     """
 
     device: str
@@ -37,6 +38,7 @@ class Settings:
     tokens: tuple[int, ...]
     batches: tuple[int, ...]
     rounds: int
+    model: Path | None = None
 
     @property
     def some_tokens(self) -> int:

@@ -2,7 +2,8 @@
 
 `bench/gpu_suite.sh` calls it. Needs PyTorch, numpy and safetensors; no network, no videos, nothing to install. Each
 part runs in a process of its own within its own budget: one that crashes or overruns loses what it had not written yet,
-and nothing else. The results are `PyTorch on <GPU>`, never those of another runtime.
+and nothing else. The results are `PyTorch on <GPU>`, never those of another runtime. Rows of the part `runtime` alone name
+the CUDA package that made the calls, or what ran the engine that was given.
 
 It was written without a GPU: a CPU has run every part of it but graphs, events and NVIDIA's counters
 (`tests/bench/gpu/test_cuda.py`, skipped there). The budgets are estimates.
@@ -15,6 +16,7 @@ It was written without a GPU: a CPU has run every part of it but graphs, events 
     parity            half precision against float32 (`bench.gpu.parity`)
     steps             training steps (`bench.gpu.steps`)
     switch            prompt switches (`bench.gpu.switch`)
+    runtime           pinned memory, graphs and pointers without PyTorch (`bench.gpu.runtime`); older files lack it
     failed            [{step, what, gate}]: what was not measured, or proofs that failed (`gate`)
 """
 
@@ -44,9 +46,9 @@ from bench.numbers import interval
 SCHEMA, VERSION = "apt-edge rows", 1
 RESULTS = "results.json"
 # Part -> seconds after which it is ended, its start included.
-BUDGETS = {"latency": 215, "parity": 75, "steps": 110, "switch": 50}
+BUDGETS = {"latency": 190, "parity": 75, "steps": 110, "switch": 50, "runtime": 30}
 MARGIN = 10  # seconds of a budget: parts plan to be done so long before their end
-LISTS = ("rows", "parity", "steps", "switch", "failed")
+LISTS = ("rows", "parity", "steps", "switch", "runtime", "failed")
 
 COLUMNS: dict[str, Column] = {
     "suite": lambda row: str(row.get("suite") or row["size"]),
@@ -123,6 +125,7 @@ def tables(results: dict[str, Any]) -> str:
         "parity": ("parity", PARITY_COLUMNS),
         "training steps": ("steps", COLUMNS),
         "prompt switches": ("switch", COLUMNS),
+        "the runtime's own CUDA calls": ("runtime", COLUMNS),
     }
     return "\n\n".join(
         f"{title}\n\n{markdown_table(results[kind], columns)}"
@@ -153,7 +156,7 @@ def _device(name: str) -> str:
 
 
 def main() -> None:
-    """Measure latency, parity, training steps and prompt switches in PyTorch on this machine's GPU."""
+    """Measure latency, parity, training steps, prompt switches and the runtime's CUDA calls on this machine's GPU."""
     parser = argparse.ArgumentParser(prog="bench.gpu.suite", description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help=f"directory for {RESULTS}")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu tries the suite, without graphs")
@@ -166,12 +169,14 @@ def main() -> None:
     parser.add_argument("--rounds", type=_positive, default=200, help="timed runs of each contender, at most")
     parser.add_argument("--parts", nargs="+", choices=list(BUDGETS), default=list(BUDGETS), metavar="PART",
                         help=f"some of {', '.join(BUDGETS)} (default: all)")  # fmt: skip
+    parser.add_argument("--model", type=Path, help="exported model with an engine, for the part runtime")
     parser.add_argument("--json", action="store_true", help="print the results as JSON")
     args = parser.parse_args()
     if args.rounds < LEAST_ROUNDS:
         parser.error(f"--rounds {args.rounds} gives no interval: at least {LEAST_ROUNDS} do")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part under way is ended too
-    settings = Settings(_device(args.device), tuple(args.sizes), tuple(args.tokens), tuple(args.batches), args.rounds)
+    measured = tuple(args.sizes), tuple(args.tokens), tuple(args.batches)
+    settings = Settings(_device(args.device), *measured, args.rounds, args.model)
     results = run_suite(settings, args.parts, args.out)
     print(json.dumps(results, indent=2) if args.json else tables(results))
     complain(results)

@@ -47,6 +47,7 @@ class HostCuda:
         self._captured: list[Work] | None = None
         self._handles, self._depth, self._clock = 0, 0, 0.0
         self._times: dict[int, float] = {}
+        self._noise = np.random.default_rng(99)
 
     @contextmanager
     def current(self) -> Iterator[None]:
@@ -154,7 +155,7 @@ class HostCuda:
         assert size > 0
         assert self._captured is None, "allocating in a capture"
         self._called(name)
-        array = np.random.default_rng(0).integers(0, 256, size + ALIGNMENT, np.uint8)
+        array = self._noise.integers(0, 256, size + ALIGNMENT, np.uint8)
         address = -(-array.ctypes.data // ALIGNMENT) * ALIGNMENT
         self._kept[address], self.alive[address] = array, name
         return address

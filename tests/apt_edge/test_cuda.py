@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import subprocess
 import sys
 
@@ -32,7 +33,8 @@ def test_a_machine_without_a_gpu_is_told_in_one_sentence(name):
     code = f"from apt_edge.runtime.cuda.find import open_cuda\nopen_cuda({name!r})"
     program = f"from apt_edge.errors import run_tool\ndef main():\n    {code.replace(chr(10), chr(10) + '    ')}\n"
     command = [sys.executable, "-W", "ignore", "-c", f"{program}run_tool(main, 'tool')"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={"CUDA_VISIBLE_DEVICES": ""})
+    bare = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+    done = subprocess.run(command, capture_output=True, text=True, check=False, env=bare)
     lines = done.stderr.splitlines()
     assert (done.returncode, lines[0]) == (1, f"tool: {name} finds no NVIDIA GPU that it can use"), done.stderr
     assert lines[1].startswith("  found: ")

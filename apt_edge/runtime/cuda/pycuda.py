@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ctypes
 import importlib
+import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
@@ -40,6 +41,7 @@ class PyCuda:
             self._context = device.retain_primary_context()
         except self._drv.Error as error:
             raise no_device(NAME, str(error)) from None
+        weakref.finalize(self, self._context.detach)  # left to itself pycuda detaches it as if it were no primary one
         self._driver = ctypes.CDLL(DRIVER)  # the one that pycuda has loaded
         attribute = self._drv.device_attribute
         self.capability = ".".join(map(str, device.compute_capability()))

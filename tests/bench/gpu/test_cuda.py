@@ -90,3 +90,4 @@ def test_the_whole_suite(tmp_path: Path) -> None:
     assert (sessions.count("pytorch-cuda-graph"), sessions.count("pytorch-cuda-eager")) == (8, 2)
     assert all(row["memory"]["gpu_mb"] > 0 for row in results["rows"])
     assert {row["contender"] for row in results["switch"]} >= {"pointer", "copy on the device", "copy from the host"}
+    assert {row["contender"] for row in results["runtime"]} >= {"pinned", "pageable", "graph", "one by one", "pointer"}
