@@ -151,6 +151,7 @@ TOOLS = [
     "bench.predict",
     "bench.compare",
     "bench.ingest",
+    "bench.soak",
     "apt_edge.cli",
 ]
 

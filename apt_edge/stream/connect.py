@@ -87,7 +87,7 @@ def connect(source: str, kind: str, clock: Clock) -> Connection:
         raise _explain(source, kind, error) from None
     connection = Connection(container, None, pipe)
     try:
-        return connection._replace(stream=_video(container, source))
+        return connection._replace(stream=_video(container, source, kind))
     except BaseException:
         connection.close()
         raise
@@ -110,8 +110,11 @@ def _open(source: str, kind: str) -> Any:
     return av.open(source, container_options=options, timeout=(OPENING, PATIENCE), metadata_errors="replace")
 
 
-def _video(container: Any, source: str) -> Any:
+def _video(container: Any, source: str, kind: str) -> Any:
     """The first video stream, ready to decode; raises VideoError."""
+    if (name := container.format.name).endswith("_pipe") and kind == "file":  # a video of one frame, to FFmpeg
+        found = name.removesuffix("_pipe").upper()
+        raise VideoError(f"{shown(source)} is a picture, not a video", found=found, fix="give the video file")
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "no streams"

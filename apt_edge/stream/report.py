@@ -19,7 +19,7 @@ class Recent:
     """The last `REMEMBERED` numbers: a stream that never ends needs no more memory."""
 
     def __init__(self) -> None:
-        self._values = np.zeros(REMEMBERED)
+        self._values = np.full(REMEMBERED, np.nan)  # all of its memory now, not bit by bit
         self._count = 0
 
     def add(self, value: float) -> None:

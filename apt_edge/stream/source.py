@@ -23,6 +23,7 @@ from apt_edge.video.decoders.pyav import converter
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a connection is tried again: twice as long each time
 JUMP = 1.0  # seconds between two timestamps that are a gap, of sources that send a frame a second or more
 STARVED = 30.0  # seconds without a whole frame, although data comes: longer than cameras' keyframes are apart
+RATE = 25.0  # frames a second of a source that tells neither rate nor timestamps
 TS_PACKETS = 188, 192  # bytes, in a stream and on a disc
 _NO_KEY = object()
 MID_FRAME = "it stops in the middle of a frame"
@@ -79,7 +80,7 @@ class Source:
             if not clock.stopped:  # while it waited for a writer: no error then
                 raise
         self._begun = clock.now()
-        self._size = ""
+        self._size, self._count = "", 0
         self._convert: tuple[tuple[int, int, str], Callable[[Any], np.ndarray]] | None = None
 
     def close(self) -> None:
@@ -139,7 +140,7 @@ class Source:
     def _read(self, container: Any, stream: Any) -> Iterator[Frame | Notice]:
         """The frames of one connection up to its end; raises _LostError when it breaks."""
         # After damage, and where one joins a stream, nothing before a whole keyframe can be trusted.
-        broken, key, packets = self._live, _NO_KEY, 0
+        broken, key, packets, first = self._live, _NO_KEY, 0, ""
         times, whole = _Times(stream), self._clock.now()
         try:
             for packet in container.demux(stream):
@@ -149,17 +150,19 @@ class Source:
                     raise _LostError(lacks)  # of the frames that the decoder still holds some may be missing between
                 packets += 1
                 frames, damage = _decode(packet)
+                first = first or damage
                 if damage:
                     key = _NO_KEY
                 elif packet.is_keyframe and key is _NO_KEY:
                     key = packet.pts
                 for frame in frames:
-                    if not broken or frame.pts == key:  # not those that the decoder held back from before the damage
-                        broken, whole = False, self._clock.now()
-                        seconds, step = times.of(frame)
-                        if self._live and not 0 <= step <= max(JUMP, 5 / self.rate if self.rate else JUMP):
-                            yield Notice("gap", {"reason": f"timestamps jump by {step:.3f} s"})
-                        yield from self._frame(frame, seconds)
+                    if broken and frame.pts != key:
+                        continue  # the decoder held it back from before the damage
+                    seconds, step = times.of(frame)
+                    if self._live and not broken and self._jumps(step):
+                        yield Notice("gap", {"reason": f"timestamps jump by {step:.3f} s"})
+                    broken, whole = False, self._clock.now()
+                    yield from self._frame(frame, seconds)
                 if damage and not broken:
                     broken = True
                     yield Notice("gap", {"reason": damage})
@@ -168,7 +171,7 @@ class Source:
         except (av.FFmpegError, OSError) as error:
             raise _LostError(reason_of_loss(error)) from None
         if broken and not self._live:
-            raise _LostError(MID_FRAME)
+            raise _LostError(MID_FRAME if self._size else f"none of {packets} packets decodes: {first}")
 
     def _lacks(self, container: Any, packets: int, promised: int) -> str:
         """Why the end of a connection after so many packets is none of the video, empty when it is one."""
@@ -179,7 +182,11 @@ class Source:
 
     def _frame(self, frame: Any, time: float | None) -> Iterator[Frame | Notice]:
         """A frame when it is due, and before it the notice that its size is new."""
-        seconds = self._clock.now() - self._begun if self._live or time is None else time
+        if self._live:
+            seconds = self._clock.now() - self._begun
+        else:
+            seconds = self._count / (self.rate or RATE) if time is None else time
+        self._count += 1
         if self.kind == "file" and not self._fast:
             self._clock.sleep(self._begun + seconds - self._clock.now())
         size = f"{frame.width}x{frame.height}"
@@ -187,6 +194,9 @@ class Source:
             yield Notice("size", {"was": self._size, "now": size})
         self._size = size
         yield Frame(self._clock.now(), seconds, partial(self._picture, frame))
+
+    def _jumps(self, step: float) -> bool:
+        return not 0 <= step <= max(JUMP, 5 / (self.rate or RATE))
 
     def _picture(self, frame: Any) -> np.ndarray:
         form = (frame.width, frame.height, frame.format.name)

@@ -1,0 +1,39 @@
+"""A stream's memory: a short run that stays within its bound, and one that grows and is told."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pytest
+
+from apt_edge.errors import GateError
+from apt_edge.stream.embeddings import Embeddings
+from bench.soak import main, soak
+from tests.export.exporting import export, target
+
+pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Linux alone tells a process's memory")
+
+
+@pytest.fixture
+def model(tiny_vit, tiny_frames, tmp_path):
+    export(tiny_vit, tiny_frames, tmp_path / "m", chosen=target("onnxruntime-cpu", "split_at=[0]"), tokens=8)
+    return tmp_path / "m"
+
+
+def test_memory_stays_flat(model, monkeypatch, capsys):
+    monkeypatch.setattr("sys.argv", ["bench.soak", str(model), "--windows", "800", "--threads", "1"])
+    main()
+    found = json.loads(capsys.readouterr().out)
+    assert (found["windows"], found["connections"]) == (800, 2)
+    assert found["growth_mb"] <= found["bound_mb"] == 4
+    assert 0 < found["reuse"] < 1
+
+
+def test_growth_is_told(model, monkeypatch):
+    kept, logits = [], Embeddings.logits
+    monkeypatch.setattr(
+        Embeddings, "logits", lambda self, window: (kept.append(bytes(1 << 16)), logits(self, window))[1]
+    )
+    with pytest.raises(GateError, match=r"memory grows by .* in 400 windows"):
+        soak(model, 400, 4.0, threads=1)
