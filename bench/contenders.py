@@ -14,7 +14,8 @@ from apt_edge.clip import ClipSpec
 from apt_edge.errors import ConfigError, ModelError
 from apt_edge.runtime.model_dir import INPUT, OUTPUT, ModelDir, feeds
 from apt_edge.runtime.session import Session
-from apt_edge.runtime.sessions import SESSIONS
+from apt_edge.runtime.sessions import SESSIONS, open_session
+from apt_edge.runtime.tensorrt_log import MODULES
 from bench.build import build, build_unfolded, random_facts
 from bench.graph import graph_macs
 from bench.modules import clip_of, random_model
@@ -59,7 +60,7 @@ class Opened:
     @property
     def on_gpu(self) -> bool:
         """Whether it runs on a GPU."""
-        return "cuda" in self.contender.session
+        return "cuda" in self.contender.session or self.contender.session in MODULES
 
     def feeds(self, frames_BTSSC: np.ndarray) -> dict[str, np.ndarray]:
         """What the session takes; frames are normalised here for a graph that does not do it itself."""
@@ -129,7 +130,7 @@ def _graphs(contender: Contender, batches: Sequence[int], threads: int, cache: P
     weights = _weights(model.facts, model.clip)
     frames = np.zeros((model.clip.frames, model.clip.size, model.clip.size, 3), np.uint8)
     for batch in batches:
-        session = _graph_session(contender.session, model.onnx, threads)  # of its own: buffers are kept for one size
+        session = _graph_session(contender.session, model, threads)  # of its own: buffers are kept for one size
         model.feeds(session.inputs, frames)  # checks
         rows = session.inputs[INPUT].shape[0]
         if rows not in (None, batch):
@@ -140,10 +141,12 @@ def _graphs(contender: Contender, batches: Sequence[int], threads: int, cache: P
         yield Opened(contender, batch, session, model.clip, model.prompts, weights, facts, model.path)
 
 
-def _graph_session(name: str, path: Path, threads: int) -> Session:
+def _graph_session(name: str, model: ModelDir, threads: int) -> Session:
     """A session that leaves its cores to the other contenders as soon as its run ends."""
-    opens: Callable[..., Session] = SESSIONS[name]
-    return opens(path, threads, yields=True) if name.startswith("onnxruntime") else opens(path, threads)
+    if name.startswith("onnxruntime"):
+        opens: Callable[..., Session] = SESSIONS[name]
+        return opens(model.onnx, threads, yields=True)
+    return open_session(model, threads, name)
 
 
 def _directory(contender: Contender, batch: int, cache: Path) -> Path:

@@ -27,7 +27,8 @@ import numpy as np
 from apt_edge.errors import ConfigError, ModelError, run_tool
 from apt_edge.runtime import memory
 from apt_edge.runtime.model_dir import INPUT, ModelDir, feeds
-from apt_edge.runtime.sessions import SESSIONS
+from apt_edge.runtime.sessions import open_session
+from apt_edge.runtime.tensorrt_log import MODULES
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = {"pytorch": "bench.torch_session"}
@@ -62,7 +63,8 @@ def memory_of(description: dict[str, Any]) -> dict[str, float | None]:
 
 
 def _measured(description: dict[str, Any]) -> dict[str, float | None]:
-    package = description["session"].partition("-")[0]
+    name = description["session"]
+    package = MODULES.get(name, name.partition("-")[0])
     import_module(PACKAGES.get(package, package))
     if description.get("random", {}).get("huggingface"):
         import_module(HUGGING_FACE)
@@ -78,7 +80,7 @@ def _run_graph(description: dict[str, Any]) -> tuple[bool, None]:
     """Returns whether the peak is that of what ran here, and no GPU's memory."""
     known = memory.reset_peak()
     model = ModelDir.load(description["model"])
-    session = SESSIONS[description["session"]](model.onnx, description["threads"])
+    session = open_session(model, description["threads"], description["session"])
     frames = np.zeros((description["batch"], model.clip.frames, model.clip.size, model.clip.size, 3), np.uint8)
     session.run(feeds(session.inputs, frames, model.clip, model.prompts))
     return known, None

@@ -8,6 +8,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from apt_edge.config import Strict
 from apt_edge.methods import METHODS
+from apt_edge.runtime.tensorrt_log import MODULES
 from bench.form import Built
 from train.recipe import checked_settings
 
@@ -18,6 +19,8 @@ SessionName = Literal[
     "onnxruntime-cuda",
     "openvino-float32",
     "openvino-bfloat16",
+    "tensorrt",
+    "tensorrt-rtx",
     "pytorch-eager",
     "pytorch-compile",
     "pytorch-cuda-eager",
@@ -114,6 +117,8 @@ class Contender(Strict):
         plain = self.random is not None and self.random.export == "plain"
         if self.in_pytorch and not self.random:
             raise ValueError(f"{self.session} runs no exported graph: give random, or choose another session")
+        if self.session in MODULES and not self.model:
+            raise ValueError(f"{self.session} runs engines: give model, a directory whose engine was built here")
         if self.in_pytorch and plain:
             raise ValueError(f"{self.session} runs the module itself: leave export out, or choose another session")
         if self.random is not None and self.random.huggingface and not (self.in_pytorch or plain):

@@ -24,9 +24,10 @@ from pydantic import ValidationError
 from apt_edge.errors import ConfigError, ModelError, run_tool
 from apt_edge.files import atomic, write_json
 from apt_edge.runtime.model_dir import SIDECAR, ModelDir
+from apt_edge.runtime.tensorrt_log import MODULES
 from export.engine.audit import audit
 from export.engine.cache import engine_key, is_current
-from export.engine.compiler import MODULES, build, load_compiler
+from export.engine.compiler import build, load_compiler
 from export.engine.device import cuda_device
 from export.target import Target
 

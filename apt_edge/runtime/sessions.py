@@ -27,13 +27,18 @@ def session_name(model: ModelDir) -> str:
     return "openvino-float32" if runtime == "openvino" else runtime
 
 
-def open_session(model: ModelDir, threads: int | None = None) -> HoldingSession:
-    """A model in the runtime of its target; an engine needs no threads.
+def open_session(model: ModelDir, threads: int | None = None, name: str | None = None) -> HoldingSession:
+    """A model in a runtime.
+
+    Args:
+        model: the exported model directory.
+        threads: of the runtime, all cores when None; engines have none.
+        name: of the session; that of the model's target when None.
 
     Raises:
         MissingDependency: the runtime is not installed.
         ModelError: the graph is damaged; the engine is missing, not trusted, or of another TensorRT or GPU.
         AptEdgeError: there is no GPU, or too little memory.
     """
-    name = session_name(model)
+    name = name or session_name(model)
     return SESSIONS[name](model.onnx, threads) if name in SESSIONS else open_engine(model, name)

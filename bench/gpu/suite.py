@@ -2,8 +2,8 @@
 
 `bench/gpu_suite.sh` calls it. Needs PyTorch, numpy and safetensors; no network, no videos, nothing to install. Each
 part runs in a process of its own within its own budget: one that crashes or overruns loses what it had not written yet,
-and nothing else. The results are `PyTorch on <GPU>`, never those of another runtime. Rows of the part `runtime` alone name
-the CUDA package that made the calls, or what ran the engine that was given.
+and nothing else. The results are `PyTorch on <GPU>`, never those of another runtime. Rows of the part `runtime` alone
+name the CUDA package that made the calls, or what ran the engine that was given.
 
 It was written without a GPU: a CPU has run every part of it but graphs, events and NVIDIA's counters
 (`tests/bench/gpu/test_cuda.py`, skipped there). The budgets are estimates.

@@ -1,11 +1,11 @@
-"""The GPU of this machine, asked through cuda-python."""
+"""The GPU of this machine, for a builder that compiles on it."""
 
 from __future__ import annotations
 
-import importlib
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-from apt_edge.errors import AptEdgeError, MissingDependency
+from apt_edge.runtime.cuda.backend import free_bytes
+from apt_edge.runtime.cuda.find import open_cuda
 
 
 class Device(NamedTuple):
@@ -16,30 +16,12 @@ class Device(NamedTuple):
 
 
 def cuda_device() -> Device:
-    """The current GPU.
+    """The first GPU.
 
     Raises:
-        MissingDependency: cuda-python is not installed.
+        MissingDependency: neither cuda-python nor pycuda is installed.
         AptEdgeError: there is no GPU, or its driver is too old.
     """
-    try:
-        cudart: Any = importlib.import_module("cuda.bindings.runtime")
-    except ImportError as error:
-        raise MissingDependency(
-            "cuda-python is not installed", found=str(error), fix='pip install "apt-edge[cuda]"'
-        ) from None
-    attributes = cudart.cudaDeviceAttr
-    device = _checked(cudart, cudart.cudaGetDevice())
-    major = _checked(cudart, cudart.cudaDeviceGetAttribute(attributes.cudaDevAttrComputeCapabilityMajor, device))
-    minor = _checked(cudart, cudart.cudaDeviceGetAttribute(attributes.cudaDevAttrComputeCapabilityMinor, device))
-    return Device(f"{major}.{minor}", _checked(cudart, cudart.cudaMemGetInfo()[:2]))
-
-
-def _checked(cudart: Any, answer: tuple[Any, Any]) -> Any:
-    error, value = answer
-    if error != cudart.cudaError_t.cudaSuccess:
-        _, text = cudart.cudaGetErrorString(error)
-        raise AptEdgeError(
-            "there is no usable GPU", found=text.decode(), fix="build on the device, with its driver installed"
-        )
-    return value
+    cuda = open_cuda()
+    with cuda.current():
+        return Device(cuda.capability, free_bytes(cuda))

@@ -8,8 +8,10 @@ from typing import Any
 import pytest
 
 from apt_edge.config import load_toml
-from apt_edge.errors import ConfigError
+from apt_edge.errors import ConfigError, ModelError
+from bench.contenders import open_contenders
 from bench.suite import Contender, Point, RandomModel, StepSuite, Suite
+from tests.export.bundle.models import make_model
 
 LINEAR = {"size": "nano", "method": "linear"}
 
@@ -90,6 +92,7 @@ def test_sweeps_become_contenders() -> None:
         ({"random": LINEAR | {"as_tokens": True}}, "never tokens"),
         ({"model": "x", "session": "openvino"}, "openvino-bfloat16"),
         ({"model": "x", "session": "pytorch-eager"}, "runs no exported graph"),
+        ({"random": LINEAR, "session": "tensorrt"}, "runs engines: give model"),
         ({"session": "pytorch-eager", "random": LINEAR | {"export": "plain"}}, "runs the module itself"),
         ({"random": LINEAR | {"huggingface": True}}, "exported by PyTorch alone"),
         ({"random": {"size": "nano", "method": "full", "huggingface": True}}, "huggingface is for linear"),
@@ -116,3 +119,13 @@ def test_who_built_what_runs_is_known_whatever_its_name() -> None:
     assert built("pytorch-eager", huggingface=True) == "Hugging Face"
     assert built(huggingface=True, export="plain") == "Hugging Face, torch.onnx.export"
     assert Contender(name="x", model="runs/x").built == Contender(name="x", unfolded="runs/x").built == "apt-edge"
+
+
+def test_an_engine_is_opened_by_its_own_runtime(tmp_path: Path) -> None:
+    path = make_model(tmp_path / "m", "tensorrt-rtx")
+    contender = Contender(name="engine", model=str(path), session="tensorrt-rtx")
+    with pytest.raises(ModelError, match=r"has no model\.engine"):
+        list(open_contenders([contender], [1], 1, tmp_path))
+    (path / "model.engine").write_bytes(b"of somebody else")
+    with pytest.raises(ModelError, match="is not trusted"):
+        list(open_contenders([contender], [1], 1, tmp_path))

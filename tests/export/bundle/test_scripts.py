@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from apt_edge.backbone.folded import folded_model
+from apt_edge.runtime.bundle import load_bundle
 from export.model import Export
 from export.target import load_target
 from export.to_bundle import to_bundle
@@ -81,6 +82,7 @@ def test_an_engine_bundle_end_to_end(tmp_path, wheel, run_script, page, version)
     for name in ("build.sh", "selftest.sh", "measure.sh"):
         done = run_script(bundle, name, **options)
         assert done.returncode == 0, f"{name}\n{done.stderr}\n{done.stdout}"
+    assert load_bundle(bundle).trusted_engine() == bundle / "model.engine"
     results = json.loads((bundle / "results.json").read_text())
     assert results["failed"] == []
     assert results["machine"]["tensorrt"].startswith(f"{version}.")

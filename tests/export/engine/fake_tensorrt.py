@@ -126,14 +126,21 @@ class Config:
 
 def fake_cuda(capability: tuple[int, int] = (8, 7), free: int = 8 << 30, error: int = 0) -> Any:
     """The module `cuda.bindings.runtime` of a machine with such a GPU, or whose every call fails with `error`."""
-    values = {"major": capability[0], "minor": capability[1]}
+    values = {"major": capability[0], "minor": capability[1], "integrated": 0}
     return SimpleNamespace(
-        cudaError_t=SimpleNamespace(cudaSuccess=0),
+        cudaError_t=SimpleNamespace(cudaSuccess=0, cudaErrorMemoryAllocation=2),
         cudaDeviceAttr=SimpleNamespace(
-            cudaDevAttrComputeCapabilityMajor="major", cudaDevAttrComputeCapabilityMinor="minor"
+            cudaDevAttrComputeCapabilityMajor="major",
+            cudaDevAttrComputeCapabilityMinor="minor",
+            cudaDevAttrIntegrated="integrated",
         ),
+        cudaGetDeviceCount=lambda: (error, 1),
         cudaGetDevice=lambda: (error, 0),
+        cudaSetDevice=lambda device: (error,),
         cudaDeviceGetAttribute=lambda name, device: (error, values[name]),
         cudaMemGetInfo=lambda: (error, free, 2 * free),
         cudaGetErrorString=lambda error: (0, b"no CUDA-capable device is detected"),
+        cudaGetLastError=lambda: (error,),
+        cudaDriverGetVersion=lambda: (0, 13000),
+        cudaRuntimeGetVersion=lambda: (0, 13000),
     )

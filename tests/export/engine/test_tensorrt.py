@@ -81,9 +81,10 @@ def test_tensorrt_8_is_sent_to_the_script(tmp_path, place):
 def test_a_machine_without_gpu_or_cuda_python_says_so(tmp_path, place, monkeypatch):
     model = make_model(tmp_path / "m", "datacenter")
     place(cuda=fake_cuda(error=100))
-    with pytest.raises(AptEdgeError, match=r"no usable GPU\n  found: no CUDA-capable device"):
+    with pytest.raises(AptEdgeError, match=r"finds no NVIDIA GPU that it can use\n  found: no CUDA-capable device"):
         build_engine(model)
-    monkeypatch.setitem(sys.modules, "cuda.bindings.runtime", None)
+    for name in ("cuda.bindings.runtime", "cuda.cudart", "pycuda.driver"):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(MissingDependency, match=r"apt-edge\[cuda\]"):
         build_engine(model)
 
