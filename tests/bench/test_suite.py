@@ -9,7 +9,8 @@ import pytest
 
 from apt_edge.config import load_toml
 from apt_edge.errors import ConfigError, ModelError
-from bench.contenders import open_contenders
+from apt_edge.runtime.model_dir import ModelDir
+from bench.contenders import _graph_session
 from bench.suite import Contender, Point, RandomModel, StepSuite, Suite
 from tests.export.bundle.models import make_model
 
@@ -122,10 +123,9 @@ def test_who_built_what_runs_is_known_whatever_its_name() -> None:
 
 
 def test_an_engine_is_opened_by_its_own_runtime(tmp_path: Path) -> None:
-    path = make_model(tmp_path / "m", "tensorrt-rtx")
-    contender = Contender(name="engine", model=str(path), session="tensorrt-rtx")
+    model = ModelDir.load(make_model(tmp_path / "m", "tensorrt-rtx"))
     with pytest.raises(ModelError, match=r"has no model\.engine"):
-        list(open_contenders([contender], [1], 1, tmp_path))
-    (path / "model.engine").write_bytes(b"of somebody else")
+        _graph_session("tensorrt-rtx", model, 1)
+    model.engine.write_bytes(b"of somebody else")
     with pytest.raises(ModelError, match="is not trusted"):
-        list(open_contenders([contender], [1], 1, tmp_path))
+        _graph_session("tensorrt-rtx", model, 1)
