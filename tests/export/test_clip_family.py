@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import onnx
 import onnx_ir as ir
@@ -40,8 +42,9 @@ def clip_spec(form: str) -> ClipSpec:
     return ClipSpec(frames=FORMS[form], size=SIZE, sampling="segments")
 
 
-def exported(form, name, out, chosen, count=2):
-    """The deployed form of a random model, exported; returns the trained model, the export and the sidecar."""
+@cache  # one trace for all targets
+def prepared(form, name, count):
+    """A random model as it was trained, and the export of its deployed form."""
     settings = METHODS.get(name, {"tokens": 8})
     vit, spec = tiny_clip(form), clip_spec(form)
     model = tuned(vit, name, **settings)
@@ -49,7 +52,12 @@ def exported(form, name, out, chosen, count=2):
         parameter.data.mul_(0.5)
     frames = np.random.default_rng(0).integers(0, 256, (count, spec.frames, SIZE, SIZE, 3), dtype=np.uint8)
     folded = rebuilt(vit, model).requires_grad_(False)
-    export = Export(folded, frames=frames, clip=spec, labels=tuple(LABELS), facts={"method": name})
+    return model, Export(folded, frames=frames, clip=spec, labels=tuple(LABELS), facts={"method": name})
+
+
+def exported(form, name, out, chosen, count=2):
+    """The deployed form of a random model, exported; returns the trained model, the export and the sidecar."""
+    model, export = prepared(form, name, count)
     return model, export, export.to(chosen, out)
 
 

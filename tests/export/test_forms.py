@@ -10,13 +10,14 @@ import pytest
 
 from apt_edge.backbone.folded import folded_model
 from apt_edge.methods.cost import backbone_macs, head_macs
+from apt_edge.methods.tuned import TunedModel
 from bench.graph import graph_macs
 from export.model import Export
-from tests.apt_edge.methods.conftest import CLIP, LABELS, SMALL, clips, rebuilt, tuned, vit
+from tests.apt_edge.methods.conftest import CLIP, LABELS, SMALL, rebuilt, tuned, vit
 from tests.conftest import tiny_pack
 from tests.export.exporting import target, tiny_export
 
-__all__ = ["clips", "vit"]  # fixtures
+__all__ = ["vit"]  # a fixture
 
 FORMS = {
     "override": ("full", {}),
@@ -31,21 +32,27 @@ FORMS = {
 every_form = pytest.mark.parametrize("form", FORMS)
 
 
-def exported(vit, clips, out, form, chosen):
+PREPARED: dict[str, tuple[TunedModel, Export]] = {}  # one trace for all targets
+
+
+def exported(vit, out, form, chosen):
     """The deployed form of a random model, exported; returns the model that was trained and the sidecar."""
-    name, settings = FORMS[form]
-    model = tuned(vit, name, **settings)
-    for parameter in model.method.parameters():
-        parameter.data.mul_(0.5)  # six random adapters one behind the other would leave float16's range
-    folded = rebuilt(vit, model).requires_grad_(False)
-    frames = np.random.default_rng(0).integers(0, 256, (2, CLIP.frames, CLIP.size, CLIP.size, 3), dtype=np.uint8)
-    export = Export(folded, frames=frames, clip=CLIP, labels=tuple(LABELS), facts={"method": name})
+    if form not in PREPARED:
+        name, settings = FORMS[form]
+        model = tuned(vit, name, **settings)
+        for parameter in model.method.parameters():
+            parameter.data.mul_(0.5)  # six random adapters one behind the other would leave float16's range
+        folded = rebuilt(vit, model).requires_grad_(False)
+        frames = np.random.default_rng(0).integers(0, 256, (2, CLIP.frames, CLIP.size, CLIP.size, 3), dtype=np.uint8)
+        export = Export(folded, frames=frames, clip=CLIP, labels=tuple(LABELS), facts={"method": name})
+        PREPARED[form] = model, export
+    model, export = PREPARED[form]
     return model, export.to(chosen, out)
 
 
 @every_form
-def test_float32_graph_is_the_model_at_the_stated_cost(vit, clips, tmp_path, form):
-    model, sidecar = exported(vit, clips, tmp_path / "m", form, target())
+def test_float32_graph_is_the_model_at_the_stated_cost(vit, tmp_path, form):
+    model, sidecar = exported(vit, tmp_path / "m", form, target())
     assert sidecar["parity"]["max_abs"] < 1e-4 * max(1, sidecar["parity"]["max_logit"])
     assert sidecar["parity"]["max_logit"] > 0.5
     assert sidecar["attention"] == 3
@@ -62,9 +69,9 @@ def pooled(form: str) -> int:
 
 
 @every_form
-def test_every_attention_is_fused_in_float16_and_norms_stay_float32(vit, clips, tmp_path, form):
+def test_every_attention_is_fused_in_float16_and_norms_stay_float32(vit, tmp_path, form):
     pytest.importorskip("tensorrt_rtx", reason="tensorrt-rtx-cu13 is not installed")
-    _, sidecar = exported(vit, clips, tmp_path / "m", form, target("tensorrt-rtx"))
+    _, sidecar = exported(vit, tmp_path / "m", form, target("tensorrt-rtx"))
     report = sidecar["gate"]
     assert (report["fused_attention"], report["attention"]) == (3, 3)
     assert report["prompt_constants"] == len(sidecar["prompts"])
