@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -10,8 +11,10 @@ import sys
 import numpy as np
 import pytest
 
+from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.predictor import softmax
 from apt_edge.runtime.runner import TaskRunner
+from apt_edge.runtime.sessions import open_session
 from apt_edge.stream.embeddings import Embeddings
 from apt_edge.stream.feed import Feed
 from apt_edge.stream.scheduler import Scheduler
@@ -21,6 +24,7 @@ from apt_edge.video.decode import probe, read_frames
 from apt_edge.video.lists import Item
 from apt_edge.video.load import load_frames
 from apt_edge.video.preprocess import short_side_crop
+from tests.apt_edge.stream.senders import PipeWriter
 from tests.apt_edge.stream.simulated import SimulatedClock
 from tests.apt_edge.video_files import write_video
 from tests.conftest import TINY_CLIP
@@ -49,17 +53,18 @@ def entries(text, *events):
     return [entry for entry in found if not events or entry["event"] in events]
 
 
-def offline(runner, video, hop, span):
-    """Logits of the clips of validation of the video's stretches."""
+def offline(path, video, hop, span):
+    """Logits that the whole graph gives for the clips of validation of the video's stretches."""
+    model = ModelDir.load(path)
+    session = open_session(model, 1)
     offsets = windows_of(TINY_CLIP, hop, span).offsets
     starts = range(0, probe(video).frames - offsets[-1], hop)
     clips = [short_side_crop(read_frames(video, [start + o for o in offsets]), TINY_CLIP) for start in starts]
-    return np.stack([next(iter(runner.logits(clip).values())) for clip in clips])
+    return np.stack([session.run(model.feeds(session.inputs, clip))["logits"][0] for clip in clips])
 
 
 @pytest.mark.parametrize("hop", [1, 4, 7, 8])
 def test_windows_have_the_bits_of_offline_windows(model, split, video, hop):
-    expected = offline(TaskRunner.open(model, threads=1), video, hop, 16)
     for path in (model, split):
         runner = TaskRunner.open(path, threads=1)
         assert runner.tubelet == (2 if path is split else None)
@@ -74,6 +79,7 @@ def test_windows_have_the_bits_of_offline_windows(model, split, video, hop):
                 found.append(next(iter(embeddings.logits(window).values())))
                 feed.finished(window)
         source.close()
+        expected = offline(path, video, hop, 16)
         np.testing.assert_array_equal(np.stack(found), expected)
         assert embeddings.reused == (0 if path is model else _shared(len(expected), hop))
 
@@ -126,6 +132,39 @@ def test_a_signal_ends_in_order(model, video, tmp_path, number):
     assert (told[-1]["event"], told[-1]["ended"]) == ("summary", "a stop")
     assert entries((tmp_path / "events").read_text()) == told
     assert probe(tmp_path / "out.mkv").frames == told[-1]["frames"] < 60
+
+
+def test_a_pipe_that_is_lost_three_times_is_accounted_for(model, tmp_path):
+    """Every label that began ends, every window ran or was dropped, every loss is told and came back."""
+    video, pipe = write_video(tmp_path / "video.ts", 60, rate=30), tmp_path / "pipe"
+    os.mkfifo(pipe)
+    command = [sys.executable, "-m", "apt_edge.cli", "stream", model, pipe, "--hop", "1", "--json"]
+    command += ["--windows", "--smooth", "1", "--on", "0.3", "--off", "0.3"]
+    told = []
+    with subprocess.Popen(list(map(str, command)), stdout=subprocess.PIPE, text=True) as process:
+        for losses in range(1, 5):
+            writer = PipeWriter(video, pipe, video.stat().st_size - 100)  # the last frame is cut
+            writer.kill()
+            while sum(entry["event"] == "lost" for entry in told) < losses:
+                told.append(json.loads(process.stdout.readline()))
+        process.send_signal(signal.SIGTERM)
+        told += entries(process.communicate(timeout=30)[0])
+    assert process.returncode == 0
+    events = [entry["event"] for entry in told]
+    assert [name for name in events if name in ("lost", "reconnected")] == ["lost", "reconnected"] * 3 + ["lost"]
+    summary = told[-1]
+    assert (summary["event"], summary["lost"], summary["reconnected"], summary["ended"]) == ("summary", 4, 3, "a stop")
+    assert summary["windows"] == summary["run"] + summary["dropped"] > 100
+    assert summary["run"] == events.count("window")
+    assert summary["dropped"] == sum(entry["windows"] for entry in told if entry["event"] == "dropped")
+    begun = set()
+    for entry in told:
+        if entry["event"] in ("start", "end"):
+            assert (entry["label"] in begun) == (entry["event"] == "end")
+            begun ^= {entry["label"]}
+        assert entry["event"] != "lost" or not begun  # labels end before
+    assert begun == set()
+    assert events.count("start") >= 4
 
 
 def test_a_lost_file_ends_with_its_summary_and_an_instruction(apt_edge, model, video, tmp_path):

@@ -96,6 +96,7 @@ def stream_of(
     hop: int = 2,
     deadline: float | None = None,
     smoothing: Smoothing = QUICK,
+    **settings: object,
 ) -> tuple[Stream, list[dict]]:
     """A stream, decoded in line, and the events that it will write."""
     written: list[dict] = []
@@ -103,4 +104,4 @@ def stream_of(
     feed = Feed(items, SPEC, windows, scheduler, clock)
     runner.feed = feed
     events = Events(clock, show=lambda entry: written.append(dict(entry)))
-    return Stream(runner, feed, scheduler, windows.hop, smoothing, events, clock, every_window=True), written
+    return Stream(runner, feed, scheduler, windows.hop, smoothing, events, clock, True, **settings), written

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import threading
 from collections import Counter
 from functools import partial
@@ -14,6 +15,7 @@ from apt_edge.runtime.statistics import percentile
 from apt_edge.stream.clock import Clock
 from apt_edge.stream.embeddings import Embeddings
 from apt_edge.stream.feed import NOTICES, Feed
+from apt_edge.stream.report import CLEAR, LiveLine
 from apt_edge.stream.ring import Ring, Window
 from apt_edge.stream.scheduler import Scheduler
 from apt_edge.stream.smoothing import Smoother, Smoothing
@@ -209,7 +211,7 @@ def test_with_a_thread_nothing_is_lost_and_nothing_queues_up():
     before = threading.active_count()
     feed.start()
     told = runs = 0
-    while runs < 300:
+    while runs < 100:
         notices, window = feed.take()
         assert len(notices) <= NOTICES
         told += len(notices)
@@ -225,7 +227,7 @@ def test_with_a_thread_nothing_is_lost_and_nothing_queues_up():
     notices, _ = feed.take()
     assert told + len(notices) == feed.frames // 10
     scheduler.forget()
-    assert (scheduler.offered, scheduler.run) == (feed.frames - windows.last, 300 + 0)
+    assert (scheduler.offered, scheduler.run) == (feed.frames - windows.last, 100)
     for seen in runner.seen:  # whole windows, never a mixture
         steps = np.diff(seen[:, 0, 0, 0].astype(int)) % 251
         assert steps.tolist() == np.diff(windows.offsets).tolist()
@@ -282,3 +284,28 @@ def test_labels_begin_and_end_at_two_thresholds_of_the_mean():
 def test_thresholds_that_make_no_sense_are_refused(smoothing):
     with pytest.raises(ConfigError):
         Smoother(("a",), smoothing)
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_the_live_line_says_how_it_goes_and_fits_its_terminal(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "300")
+    clock, out = SimulatedClock(), Terminal()
+    line = LiveLine(out)
+    stream, _ = stream_of(frames(clock, 300), SlowRunner(clock, 0.2), clock, hop=3, deadline=1, show=line.show)
+    stream.run()
+    shown = out.getvalue().split(CLEAR)[1:]
+    assert 10 < len(shown) < stream.numbers()["run"]  # a few times a second
+    for words in ("odd 100%", "of 98 windows, staleness p50 2", "p99 3", "dropped 4", "late 0", "a run 200.0 ms"):
+        assert words in shown[-1]
+    monkeypatch.setenv("COLUMNS", "40")
+    line.show(1e9, stream.numbers, {"a": ("x" * 100, 1.0)})
+    assert len(out.getvalue().split(CLEAR)[-1]) == 39
+    line.clear()
+    assert out.getvalue().endswith(CLEAR)
+    silent = io.StringIO()
+    LiveLine(silent).show(0, stream.numbers, {})
+    assert silent.getvalue() == ""
