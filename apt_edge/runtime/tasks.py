@@ -5,17 +5,17 @@ Shapes: h heads of a prompt (1 or H), n prompts, d head width, C width, K classe
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from apt_edge.errors import PackError
+from apt_edge.errors import MissingDependency, PackError
 from apt_edge.pack import PromptPack, folded_head
 from apt_edge.runtime.model_dir import HEAD_BIAS, HEAD_WEIGHT, INPUT, ModelDir, prompt_name
 
-HEADS = 1  # axis of a prompt [1, h, n, d]
+HEADS, COUNT = 1, 2  # axes of a prompt [1, h, n, d]
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,8 @@ def _check(pack: PromptPack, model: ModelDir, name: str) -> None:
             found="its prompts are constants of the graph",
             fix="export it with --set prompts.mode=bound",
         )
-    backbone = model.facts["backbone"]
-    pack.check_backbone(f"the backbone of {model.path}", backbone["sha256"], f"task {name}")
+    backbone = model.facts.get("backbone", {}).get("sha256", "unknown")
+    pack.check_backbone(f"the backbone of {model.path}", backbone, f"task {name}")
     if difference := pack.clip.difference(model.clip):
         raise PackError(
             f"task {name} takes other clips than {model.path}", found=difference, fix="tune it with the model's clip"
@@ -85,44 +85,51 @@ def _check(pack: PromptPack, model: ModelDir, name: str) -> None:
 
 
 def _value(port: str, facts: Mapping[str, Any], array: np.ndarray | None, name: str) -> np.ndarray:
-    """A pack's array as an input takes it; None gives no prompts."""
-    shape, profile = facts["shape"], facts["profile"]
-    least, most = (profile[0], profile[-1]) if profile else (shape, shape)
+    """A pack's array as an input takes it; None gives no prompts. A task is one row, whatever a run's batch is."""
+    shapes = facts["profile"] or [facts["shape"]]
+    least, most = shapes[0], shapes[-1]
     if array is None:
-        array = np.zeros([1, least[HEADS], 0, least[3]], np.float32)
-    if array.ndim == 4 and array.shape[HEADS] == 1:
-        array = np.repeat(array, least[HEADS], axis=HEADS) if least[HEADS] > 1 else array
-    # The batch axis is the runs' business: a task is one row.
-    fits = array.ndim == len(shape) and all(
-        low <= length <= high for length, low, high in zip(array.shape[1:], least[1:], most[1:], strict=True)
-    )
-    if not fits:
+        array = np.zeros([1, least[HEADS], 0, least[-1]], np.float32)
+    if array.ndim == 4 and array.shape[HEADS] == 1 < least[HEADS]:
+        array = np.repeat(array, least[HEADS], axis=HEADS)
+    pairs = list(zip(array.shape, least, most, strict=True))[1:]
+    if not all(low <= length <= high for length, low, high in pairs):
         raise PackError(
             f"task {name} does not fit {port}",
-            found=f"{_shape(array.shape)}, not {_range(least, most)}",
-            fix=_fix(port),
+            found=f"{_lengths((length, length) for length, _, _ in pairs)}, "
+            f"not {_lengths((low, high) for _, low, high in pairs)}",
+            fix=_fix(port, array.shape, least),
         )
+    return _typed(array, facts["dtype"], f"{port} of task {name}")
+
+
+def _typed(array: np.ndarray, dtype: str, what: str) -> np.ndarray:
+    """The array itself where it has the type."""
+    try:
+        wanted = np.dtype(dtype)
+    except TypeError:
+        fix = "pip install ml_dtypes"
+        raise MissingDependency(f"numpy alone does not know {dtype}", fix=fix) from None
     with np.errstate(over="ignore"):
-        typed = array.astype(facts["dtype"], copy=False)
+        typed = array.astype(wanted, copy=False)
     if not np.isfinite(typed).all():
         raise PackError(
-            f"{port} of task {name} is beyond the range of {facts['dtype']}",
+            f"{what} is beyond the range of {dtype}",
             found=f"{np.abs(array).max():.4g}",
             fix="use a model in float32 or bfloat16, or tune with smaller prompts",
         )
     return typed
 
 
-def _fix(port: str) -> str:
+def _fix(port: str, shape: tuple[int, ...], least: list[int]) -> str:
     if port in (HEAD_WEIGHT, HEAD_BIAS):
         return "export the model with --set prompts.max_classes=K, K the most classes of a task"
+    if shape[HEADS] > least[HEADS]:
+        return "export the model from a pack with a prompt for each head, which takes shared ones as well"
+    if shape[COUNT] == 0 and least[COUNT] == 1:
+        return "TensorRT knows no empty prompts: export another model for tasks without prompts in this block"
     return "export the model with --set prompts.max_count=N, N the most prompts of a task"
 
 
-def _shape(lengths: tuple[int, ...]) -> str:
-    return "x".join(map(str, lengths))
-
-
-def _range(least: list[int], most: list[int]) -> str:
-    pairs = zip(least, most, strict=True)
-    return "x".join(str(low) if low == high else f"{low}..{high}" for low, high in pairs)
+def _lengths(axes: Iterable[tuple[int, int]]) -> str:
+    return "x".join(str(low) if low == high else f"{low}..{high}" for low, high in axes)
