@@ -18,6 +18,7 @@ from tests.conftest import TINY, TINY_CLIP, tiny_pack
 from tests.export.exporting import target
 
 FREE = ("prompts.mode=bound", "prompts.max_count=8", "prompts.max_classes=9")
+CUTS = "split_at=[0, 1]"
 
 
 @cache
@@ -60,14 +61,18 @@ def frames() -> np.ndarray:
 
 
 def write_models(root: Path) -> None:
-    """Packs as files; `one` folded, bound, with free axes, and with a task for each row; the others folded."""
+    """Packs as files; `one` folded, bound, with free axes, also in parts, and with a task for each row; others folded.
+
+    `parts` has one for the patches of a tubelet, one for the first block and one for the rest.
+    """
     for name, pack in packs().items():
         pack.save(root / f"{name}.safetensors")
     changes = {
         "one": {"folded-one": (), "bound": ("prompts.mode=bound",), "free": FREE},
         "other": {"folded-other": ()},
-        "late": {"folded-late": ()},
+        "late": {"folded-late": (), "folded-parts": (CUTS,), "float32-parts": (CUTS, "input=float32")},
     }
+    changes["one"]["parts"] = (*FREE, CUTS)
     changes["one"]["rows"] = (*FREE, "prompts.per_row=true", "batch.opt=2", "batch.max=4")
     for name, models in changes.items():
         pack = packs()[name]
