@@ -14,6 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
+from apt_edge.runtime import memory
 from apt_edge.runtime.runner import TaskRunner
 from apt_edge.video.decode import read_frames
 from apt_edge.video.lists import Item
@@ -63,6 +64,12 @@ class Predictor:
             VideoError: the video cannot be read.
             ModelError: the model does not take its own clips.
         """
+        try:
+            return self._predict(video, top)
+        finally:
+            memory.give_back()
+
+    def _predict(self, video: Item | str | Path, top: int) -> list[Prediction]:
         clip, spent = self.runner.model.clip, dict.fromkeys(STAGES, 0.0)
         sums = {name: np.zeros(len(labels)) for name, labels in self.runner.tasks.items()}
         path, first, count = _timed(spent, "decode", partial(span, video))
