@@ -59,6 +59,21 @@ def test_views_are_averaged(apt_edge, model, videos):
     assert "use 1 or 2 clips" in done.stderr
 
 
+def test_tasks_share_a_model(apt_edge, task_models, videos):
+    tasks = [f"--task={name}={task_models / name}.safetensors" for name in ("one", "other")]
+    rows = rows_of(apt_edge("predict", task_models / "free", videos / "b.mp4", *tasks, "--json"))
+    assert [row["task"] for row in rows] == ["one", "other"]
+    for row in rows:
+        model = task_models / f"folded-{row['task']}"
+        (alone,) = rows_of(apt_edge("predict", model, videos / "b.mp4", "--json"))
+        assert (row["labels"], row["probabilities"]) == (alone["labels"], alone["probabilities"])
+    text = apt_edge("predict", task_models / "free", videos / "b.mp4", *tasks, "--top", 1).stdout.splitlines()
+    assert [line.strip() for line in (text[1], text[3])] == ["one", "other"]
+    done = apt_edge("predict", task_models / "folded-one", videos / "b.mp4", tasks[0])
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "takes no other task than its own" in done.stderr
+
+
 def test_a_folder_goes_on_behind_a_file_that_cannot_be_read(apt_edge, model, videos, tmp_path):
     table = tmp_path / "out" / "labels.csv"
     done = apt_edge("predict", model, videos, tmp_path / "gone.mp4", "--json", "--top", 2, "--csv", table)

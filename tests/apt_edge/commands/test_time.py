@@ -7,7 +7,9 @@ import re
 
 import pytest
 
+from apt_edge.runtime.clip_time import measure_session
 from apt_edge.runtime.trtexec import parse_log
+from tests.apt_edge.test_tensorrt import Opened, clip, task
 from tests.export.exporting import export, target
 
 
@@ -28,6 +30,17 @@ def test_time_summarises_as_trtexec_does(apt_edge, tiny_vit, tiny_frames, tmp_pa
     latency = re.search("Latency: min = .*", text)[0]
     numbers = parse_log(f"[I] {latency}\n").metrics["latency"]
     assert set(numbers) == {"min", "max", "mean", "median", "p90", "p95", "p99"}
+
+
+def test_an_engine_is_timed_by_its_device_and_with_transfers(tmp_path):
+    opened = Opened(tmp_path)
+    times = measure_session(opened.session(), {**clip(1), **task(1)}, seconds=0.02, warm_up_ms=1)
+    assert set(times["compute"]) == {1}  # every event of this device is a millisecond after the one before
+    assert len(times["compute"]) == 20
+    assert len(times["with_transfers"]) >= 10
+    calls = opened.calls()
+    # The task's two values once, the clip in every run; the two outputs come back in those with transfers alone.
+    assert calls.count("upload") == 2 + calls.count("record") / 2 + calls.count("download") / 2
 
 
 def test_an_engine_that_is_not_built_is_told(apt_edge, tiny_vit, tiny_frames, tmp_path):
