@@ -137,6 +137,7 @@ class Export:
             form,
             dynamic=target.batch.dynamic,
             early_pooling=target.early_pooling,
+            patches_apart=0 in target.split_at,
         )
         graph, int8 = self._quantised(graph, form, values, target, folder)
         written = typed(graph.clone(), form)

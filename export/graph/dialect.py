@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import onnx_ir as ir
 
-from export.graph import attention, batch, opset, pooling, precision, prompts
+from export.graph import attention, batch, opset, patches, pooling, precision, prompts
 from export.graph.rules import tidy
 from export.target import ATTENTION_OPSET, QDQ_OPSET, Prompts, Target
 
@@ -66,6 +66,7 @@ def untyped(
     *,
     dynamic: bool = False,
     early_pooling: bool = False,
+    patches_apart: bool = False,
 ) -> tuple[ir.Model, int]:
     """A float32 graph in the dialect of `form`, and how many attentions it has.
 
@@ -76,12 +77,15 @@ def untyped(
         form: attention and opset are taken from it.
         dynamic: whether the batch axis is free.
         early_pooling: whether the mean over the tokens goes in front of the last linear layer.
+        patches_apart: whether one time step's patches alone must be equal to those of a clip.
     """
     model = traced.clone()
     prompts.share_heads(model, values)
     prompts.place(model, values, settings)
     if early_pooling:
         pooling.push(model)
+    if patches_apart:
+        patches.as_product(model)
     count = attention.write(model, form.attention)
     if dynamic:
         batch.free(model)

@@ -22,7 +22,6 @@ from apt_edge.errors import GateError
 from apt_edge.runtime.agreement import failures
 from apt_edge.runtime.ort import OrtSession
 from export.graph.precision import FLOAT, NORM
-from export.graph.prompts import reads_head
 from export.graph.rules import array, constant, insert, tidy
 from export.target import Tolerance
 
@@ -57,7 +56,7 @@ def quantise(
     Raises:
         GateError: no layer can be quantised.
     """
-    products = [node for node in model.graph if node.op_type == "MatMul" and not reads_head(node)]
+    products = [node for node in model.graph if node.op_type == "MatMul" and (node.name or "").startswith("blocks.")]
     linear = [node for node in products if array(node.inputs[1]) is not None]
     able = [node for node in linear if node not in float32]
     spreads = _calibrate(model, able, feeds, folder / "spreads.onnx")

@@ -14,7 +14,8 @@ from apt_edge.errors import GateError
 from apt_edge.runtime.model_dir import INPUT
 from apt_edge.runtime.parts import PATCHES
 from export.graph.batch import BATCH
-from export.graph.rules import Value, array, integers, tidy
+from export.graph.patches import PRODUCT
+from export.graph.rules import Value, tidy
 
 TOKENS = "tokens"
 FRAMES = {"uint8": 1, "float32": 2}  # axis of the time in a clip of that type
@@ -36,7 +37,7 @@ def split(model: ir.Model, cuts: Sequence[int], steps: int) -> list[Part]:
     """Cut a graph, one part more than there are cuts; the graph itself stays as it is.
 
     Args:
-        model: typed, its shapes known.
+        model: typed, its shapes known; to be cut at 0, its patch embedding is a product.
         cuts: blocks, ascending, in front of which to cut; 0 stands for behind the patch embedding, before positions
             and class tokens.
         steps: time steps of a clip; a part that ends behind the patch embedding takes the frames of one.
@@ -61,18 +62,8 @@ def split(model: ir.Model, cuts: Sequence[int], steps: int) -> list[Part]:
 
 
 def _patches(graph: ir.Graph) -> Value:
-    """The patch embedding `[B, N, C]`: the convolution's result, turned."""
-    (patch, *_) = (node for node in graph if node.op_type == "Conv")
-    value = patch.outputs[0]
-    while True:
-        readers = [use.node for use in value.uses()]
-        if len(readers) != 1 or readers[0].op_type not in ("Cast", "Reshape", "Transpose"):
-            raise GateError(
-                "the patch embedding is not as it was traced", found=str(value.name), fix="report this as a bug"
-            )
-        value = readers[0].outputs[0]
-        if readers[0].op_type == "Transpose":
-            return value
+    """The patch embedding `[B, N, C]`."""
+    return next(node.outputs[0] for node in graph if node.name == PRODUCT)
 
 
 def _tokens(graph: ir.Graph, block: int) -> Value:
@@ -114,7 +105,7 @@ def _between(whole: ir.Model, start: Value, end: Value) -> ir.Model:
 
 
 def _one_step(stem: ir.Model, steps: int) -> None:
-    """Make the part up to the patch embedding take the frames of one time step, in place."""
+    """Make the part up to the patch embedding take the frames of one time step, in place: its shapes alone say more."""
     (clip,), (patches,) = stem.graph.inputs, stem.graph.outputs
     for value, axis in ((clip, FRAMES[_type(clip)]), (patches, 1)):
         assert value.shape is not None
@@ -123,12 +114,6 @@ def _one_step(stem: ir.Model, steps: int) -> None:
         assert isinstance(length, int)
         shape[axis] = length // steps
         value.shape = ir.Shape(shape)
-    for node in stem.graph:
-        if node.op_type == "Reshape":
-            target = array(node.inputs[1])
-            assert target is not None
-            *axes, tokens = target.tolist()
-            node.replace_input_with(1, integers(stem.graph, *axes, tokens // steps if tokens > 0 else tokens))
     tidy(stem)
 
 

@@ -20,7 +20,7 @@ from apt_edge.backbone.vit import ExtraKV
 from apt_edge.methods.vpt_deep import VptDeepTokens
 from apt_edge.video.preprocess import normalise
 from export import rewrites
-from export.graph import attention, pooling, prompts
+from export.graph import attention, patches, pooling, prompts
 from export.graph.dialect import Form, untyped
 from export.graph.rules import tidy
 from export.graph.trace import TaskInputs, constants, trace
@@ -112,6 +112,19 @@ def test_the_mean_before_the_last_layer_is_exact(vit, clips, form):
     products = (node for node in reversed(list(after.graph)) if node.op_type == "MatMul")
     layer = next(node for node in products if not prompts.reads_head(node))
     assert layer.outputs[0].shape == ir.Shape([1, 1, SMALL.width])  # one row instead of one a token
+
+
+def test_the_patch_embedding_as_a_product_is_exact(vit, clips):
+    model = form_in_float64(vit, "override")
+    rewrites.join_positions(model)
+    module = TaskInputs(model, None)
+    before = untyped_without_pooling(trace(module, clips[:1].double()), constants(module))
+    after = before.clone()
+    patches.as_product(after)
+    tidy(after)
+    clip = clips[:1].double().numpy()
+    assert np.abs(evaluated(before, clip) - evaluated(after, clip)).max() < 1e-11
+    assert not any(node.op_type == "Conv" for node in after.graph)
 
 
 def untyped_without_pooling(graph: ir.Model, values) -> ir.Model:

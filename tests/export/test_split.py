@@ -9,21 +9,26 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 
-from apt_edge.backbone.folded import folded_model
+from apt_edge.backbone.checkpoints import freeze
+from apt_edge.backbone.folded import FoldedModel, folded_model
+from apt_edge.backbone.vit import Head, Vit, VitConfig
+from apt_edge.clip import ClipSpec
 from apt_edge.errors import ConfigError, GateError, ModelError
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.parts import open_parts, tubelet_of
 from apt_edge.runtime.session import Held
 from apt_edge.runtime.tasks import own_task
 from export.graph.split import split
+from export.model import Export
 from export.to_bundle import to_bundle
-from tests.apt_edge.methods.conftest import clips, vit
+from tests.apt_edge.methods.conftest import vit
 from tests.conftest import tiny_pack
 from tests.export import test_clip_family, test_forms
-from tests.export.exporting import export, logits, target, tiny_export
+from tests.export.exporting import LABELS, export, logits, target, tiny_export
 
-__all__ = ["clips", "vit"]  # fixtures
+__all__ = ["vit"]  # a fixture
 
 
 def chained(path: Path, frames: np.ndarray) -> np.ndarray:
@@ -95,8 +100,8 @@ def test_prompts_in_front_of_a_cut_are_told(tiny_vit, tiny_frames, tmp_path, mod
 
 
 @pytest.mark.parametrize("form", ["parallel", "temporal", "tokens, pooled"])
-def test_changed_backbones_can_be_cut_in_front_of_every_block(vit, clips, tmp_path, form):
-    test_forms.exported(vit, clips, tmp_path / "m", form, target("onnxruntime-cpu", "split_at=[0, 1, 2]"))
+def test_changed_backbones_can_be_cut_in_front_of_every_block(vit, tmp_path, form):
+    test_forms.exported(vit, tmp_path / "m", form, target("onnxruntime-cpu", "split_at=[0, 1, 2]"))
     check(tmp_path / "m", np.load(tmp_path / "m" / "golden.npz")["frames"])
 
 
@@ -108,6 +113,19 @@ def test_patches_are_those_before_positions_and_class_tokens(tmp_path, form):
     config = model.vit.config
     assert sidecar["parts"][1]["inputs"]["patches"]["shape"] == [1, config.patches, config.width]
     assert sidecar["parts"][2]["inputs"]["tokens.1"]["shape"] == [1, config.tokens, config.width]
+
+
+def test_a_time_step_alone_is_the_same_step_of_a_clip_whatever_its_length(tmp_path):
+    """36 tokens a time step, 144 a clip: as columns of a convolution their sums would be made of other pieces."""
+    torch.manual_seed(0)
+    vit = freeze(Vit(VitConfig(width=64, depth=2, heads=2, frames=8, size=48, tubelet=2, patch=8)))
+    model = FoldedModel(vit, Head(64, 5, init_scale=1.0).requires_grad_(False), {})
+    frames = np.random.default_rng(0).integers(0, 256, (2, 8, 48, 48, 3), dtype=np.uint8)
+    spec = ClipSpec(frames=8, size=48)
+    Export(model, frames=frames, clip=spec, labels=LABELS, facts={}).to(
+        target("onnxruntime-cpu", "split_at=[0]"), tmp_path / "m"
+    )
+    check(tmp_path / "m", frames)
 
 
 @pytest.mark.parametrize(("page", "dtype"), [("onnxruntime-cuda", "float16"), ("jetson-jp5", "float32")])
