@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from types import ModuleType
 from typing import Any, Literal
 
 import numpy as np
 
 from apt_edge.errors import AptEdgeError, MissingDependency, ModelError
-from apt_edge.runtime.session import Held, TensorSpec, check_feeds, check_held
+from apt_edge.runtime.session import FAILED, Held, TensorSpec, check_held, check_run
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -65,23 +66,24 @@ class OpenVinoSession:
         except RuntimeError as error:
             raise ModelError(f"openvino {openvino.__version__} cannot load {path}", found=str(error).strip()) from None
         self._request = compiled.create_infer_request()
+        self._running = Lock()  # there is one request, whose outputs the next run writes to
         self.inputs = {port.get_any_name(): _spec(port) for port in compiled.inputs}
         self.outputs = {port.get_any_name(): _spec(port) for port in compiled.outputs}
 
     def hold(self, values: Mapping[str, np.ndarray]) -> Held:
         """Keep values of some inputs; every run reads these arrays."""
         check_held(self.inputs, values)
-        return Held(values)
+        return Held(values, self.inputs)
 
     def run(self, feeds: Mapping[str, np.ndarray], held: Held | None = None) -> dict[str, np.ndarray]:
         """Run once; `feeds` must have the names, types and shapes of the inputs that are not held, else ModelError."""
-        kept = held.values if held else {}
-        check_feeds({name: spec for name, spec in self.inputs.items() if name not in kept}, feeds)
+        check_run(self.inputs, feeds, held)
         try:
-            results = self._request.infer({**kept, **feeds}, share_inputs=True)  # the outputs are copies
+            with self._running:
+                results = self._request.infer({**(held.values if held else {}), **feeds}, share_inputs=True)
         except RuntimeError as error:
-            raise ModelError("openvino cannot run the graph", found=str(error), fix="export again") from None
-        return {name: results[name] for name in self.outputs}
+            raise ModelError("openvino cannot run the graph", found=str(error), fix=FAILED) from None
+        return {name: results[name] for name in self.outputs}  # copies
 
 
 @cache

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from apt_edge.errors import AptEdgeError, MissingDependency, ModelError
-from apt_edge.runtime.session import Held, TensorSpec, check_feeds, check_held
+from apt_edge.runtime.session import FAILED, Held, TensorSpec, check_held, check_run
 
 CPU = "CPUExecutionProvider"
 DTYPES = {
@@ -69,29 +69,33 @@ class OrtSession:
     def hold(self, values: Mapping[str, np.ndarray]) -> Held:
         """Put values of some inputs on the provider's device; on a CPU the arrays themselves are read."""
         check_held(self.inputs, values)
-        return _Bound(values, self._device)
+        return Held(values, self.inputs) if self._device == "cpu" else _Bound(values, self.inputs, self._device)
 
     def run(self, feeds: Mapping[str, np.ndarray], held: Held | None = None) -> dict[str, np.ndarray]:
         """Run once; `feeds` must have the names, types and shapes of the inputs that are not held, else ModelError."""
-        kept = held.values if held else {}
-        check_feeds({name: spec for name, spec in self.inputs.items() if name not in kept}, feeds)
+        check_run(self.inputs, feeds, held)
         try:
-            if isinstance(held, _Bound):
+            if isinstance(held, _Bound) and held.inputs is self.inputs:
                 results = held.run(self._session, feeds, self.outputs)
             else:
-                results = self._session.run(None, {**kept, **feeds})
+                results = self._session.run(None, {**(held.values if held else {}), **feeds})
         except Exception as error:  # onnxruntime's exceptions share no base class but Exception
-            raise ModelError("onnxruntime cannot run the graph", found=str(error), fix="export again") from None
+            raise ModelError("onnxruntime cannot run the graph", found=str(error), fix=FAILED) from None
         return dict(zip(self.outputs, results, strict=True))
 
 
 class _Bound(Held):
-    """Values on the provider's device, for an IO binding a run: a binding would keep the clip of its last run alive."""
+    """Values on a GPU, for an IO binding a run: a binding would keep the clip of its last run alive."""
 
-    def __init__(self, values: Mapping[str, np.ndarray], device: str) -> None:
-        super().__init__(values)
+    def __init__(self, values: Mapping[str, np.ndarray], inputs: Mapping[str, TensorSpec], device: str) -> None:
+        super().__init__(values, inputs)
         make = _onnxruntime().OrtValue.ortvalue_from_numpy
-        self._kept = {name: make(array, device, 0) for name, array in self.values.items()}
+        self._kept = {name: make(array, device, 0) for name, array in self._values.items()}
+        self._values = {}  # one copy is enough
+
+    @property
+    def values(self) -> Mapping[str, np.ndarray]:
+        return {name: value.numpy() for name, value in self._kept.items()}
 
     def run(self, session: Any, feeds: Mapping[str, np.ndarray], outputs: Iterable[str]) -> list[np.ndarray]:
         """Run with the host's `feeds` beside the values; outputs come back to the host."""

@@ -82,7 +82,7 @@ class TaskRunner:
 
     def _clip(self, frames_SSC: np.ndarray) -> np.ndarray:
         inputs = self._parts[0].session.inputs
-        return feeds({INPUT: inputs[INPUT]}, frames_SSC[None], self.model.clip, {})[INPUT]
+        return feeds({INPUT: inputs[INPUT]}, np.asarray(frames_SSC)[None], self.model.clip, {})[INPUT]
 
     def _finish(self, value: np.ndarray, first: int) -> dict[str, np.ndarray]:
         """Logits of each task from what part `first` takes."""

@@ -15,6 +15,7 @@ from apt_edge.runtime.bank import PromptBank
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.session import Held
 from apt_edge.runtime.sessions import open_session
+from apt_edge.runtime.tasks import own_task
 from tests.apt_edge.task_models import frames, packs
 
 
@@ -80,6 +81,8 @@ def test_what_fails_leaves_the_other_tasks(task_models, tmp_path):
             change("gone")
     with pytest.raises(ModelError, match="input clip must be"):
         shared.run(frames()[0, :2])
+    with pytest.raises(ModelError, match=r"(?s)input clip must be uint8.*found: int64"):
+        shared.run(frames()[0].tolist())
     assert (shared.task, shared.tasks) == ("one", ("one", "other"))
     assert np.array_equal(shared.run(frames()[0]), before)
 
@@ -93,6 +96,32 @@ def test_unloaded_tasks_are_gone_and_their_name_is_free(task_models):
     assert (shared.task, shared.tasks) == (None, ())
     shared.load("other", task_models / "one.safetensors")
     assert np.array_equal(logits(shared, "other"), before)
+
+
+def test_a_task_has_all_values_and_a_label_a_class(task_models):
+    own = own_task(ModelDir.load(task_models / "free"))
+    key = "blocks.0.attn.prompt_key"
+    cases = [
+        ({"values": {name: array for name, array in own.values.items() if name != key}}, r"must have values of"),
+        ({"values": {**own.values, "more": own.values[key]}}, r"must have values of .*found: .*more"),
+        ({"labels": own.labels[1:]}, r"has 4 labels for 5 classes"),
+    ]
+    shared = bank(task_models, "free", "one")
+    for changes, message in cases:
+        with pytest.raises(ModelError, match=f"(?s){message}"):
+            shared.add(dataclasses.replace(own, **changes))
+    assert shared.tasks == ("one",)
+
+
+def test_a_folded_model_keeps_its_task(task_models):
+    alone = bank(task_models, "folded-one")
+    before = alone.run(frames()[0])
+    with pytest.raises(ConfigError, match=r"(?s)takes no other task.*prompts\.mode=bound"):
+        alone.add(dataclasses.replace(own_task(alone.model), name="second"))
+    with pytest.raises(ConfigError, match=r"(?s)cannot be unloaded.*prompts\.mode=bound"):
+        alone.unload("folded-one")
+    assert alone.tasks == ("folded-one",)
+    assert np.array_equal(alone.run(frames()[0]), before)
 
 
 def test_a_thousand_tasks(task_models):

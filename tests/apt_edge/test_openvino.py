@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +75,18 @@ def test_float32_says_what_onnxruntime_says(model: Path) -> None:
         assert got["y"].dtype == np.float32
         np.testing.assert_allclose(got["y"], expected["y"], rtol=0, atol=2e-6)
         np.testing.assert_array_equal(got["z"], expected["z"])
+
+
+def test_threads_get_their_own_answers(model: Path) -> None:
+    session = OpenVinoSession(model, threads=1)
+    expected = {rows: session.run(feeds(rows))["y"] for rows in (3, 5, 300)}
+
+    def agrees(run: int) -> bool:
+        rows = (3, 5, 300)[run % 3]
+        return np.array_equal(session.run(feeds(rows))["y"], expected[rows])
+
+    with ThreadPoolExecutor(4) as pool:
+        assert all(pool.map(agrees, range(120)))
 
 
 def test_a_transposed_view_is_read_as_it_looks(model: Path) -> None:

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from apt_edge.errors import AptEdgeError, ModelError
 from apt_edge.runtime.ort import OrtSession
-from apt_edge.runtime.session import Session
+from apt_edge.runtime.session import Held, Session
 
 
 @pytest.fixture(scope="module")
@@ -57,6 +57,18 @@ def test_feeds_are_never_converted(model: Path, x: np.ndarray | None, complaint:
     feeds = {"m": np.zeros(2, bool)} | ({} if x is None else {"x": x})
     with pytest.raises(ModelError, match=complaint):
         OrtSession(model).run(feeds)
+
+
+@pytest.mark.parametrize(
+    ("values", "complaint"),
+    [
+        ({"m": np.zeros(2, bool), "other": np.zeros(3)}, "has no input other"),
+        ({"m": np.zeros(3, bool)}, "input m must be bool of shape 2"),
+    ],
+)
+def test_values_that_nobody_checked_are_checked_in_the_run(model: Path, values: dict, complaint: str) -> None:
+    with pytest.raises(ModelError, match=complaint):
+        OrtSession(model).run({"x": np.ones((4, 3), np.float32)}, Held(values))
 
 
 def test_threads_that_yield_leave_the_cores_to_whoever_runs_next(tmp_path: Path) -> None:
