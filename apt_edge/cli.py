@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 
 from apt_edge.commands import bundle, doctor, halve, inspect, predict, stream, time
+from apt_edge.commands.anywhere import OptionsAnywhere
 from apt_edge.errors import name_missing_packages, run_tool
 
 COMMANDS = (predict, stream, time, inspect, halve, doctor, bundle)
@@ -26,7 +27,7 @@ def _main() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="apt-edge", description="Prompt-tuned video transformers on a device.")
-    commands = parser.add_subparsers(required=True, metavar="command")
+    commands = parser.add_subparsers(required=True, metavar="command", parser_class=OptionsAnywhere)
     for command in COMMANDS:
         command.add(commands)
     return parser

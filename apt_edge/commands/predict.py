@@ -54,6 +54,8 @@ def _run(args: argparse.Namespace) -> None:
     if not args.videos and args.list is None:
         args.parser.error("give video files, folders of videos, or --list")
     views, videos = Views.parse(args.views), _videos(args)
+    if args.csv:
+        _check_table(args, [item.path for item in videos])
     predictor = Predictor(TaskRunner.open(args.model, tasks_of(args), args.threads), views)
     progress, failed = Progress(len(videos), "videos"), list[str]()
     say = _say_json if args.json else _say
@@ -127,11 +129,29 @@ def _say(rows: Sequence[Row]) -> None:
     print("  " + ", ".join(f"{stage} {ms:.1f} ms" for stage, ms in first["milliseconds"].items()), flush=True)
 
 
+def _check_table(args: argparse.Namespace, videos: Sequence[Path]) -> None:
+    """Raise ConfigError where the table would take the place of something that is not a table."""
+    from apt_edge.errors import ConfigError
+
+    inputs = [*videos, *(path for path in (args.list, *tasks_of(args).values()) if path)]
+    found = None
+    if args.csv.is_dir():
+        found = "a directory"
+    elif args.csv.resolve().is_relative_to(args.model.resolve()):
+        found = "a file of the model's directory"
+    elif args.csv.exists() and any(path.exists() and path.samefile(args.csv) for path in inputs):
+        found = "one of the files to be read"
+    if found:
+        raise ConfigError(f"{args.csv} cannot be the table", found=found, fix="give --csv another name")
+
+
 @contextmanager
 def _table(path: Path) -> Iterator[Callable[[Sequence[Row]], None]]:
-    """A function that adds rows to a table, which takes its name when all are written."""
+    """A function that adds rows to a table, which takes its name at the end, whole or as far as it came."""
+    from apt_edge.errors import AptEdgeError
     from apt_edge.files import atomic
 
+    stopped: BaseException | None = None
     with atomic(path) as temporary, temporary.open("w", encoding="utf-8", newline="") as file:
         writer = csv.DictWriter(file, COLUMNS, restval="", lineterminator="\n")
         writer.writeheader()
@@ -143,4 +163,9 @@ def _table(path: Path) -> Iterator[Callable[[Sequence[Row]], None]]:
                 lines = [{"rank": k, "label": x, "probability": p} for k, (x, p) in enumerate(ranked, 1)]
                 writer.writerows(told | line for line in lines or [{}])
 
-        yield write
+        try:
+            yield write
+        except (KeyboardInterrupt, BrokenPipeError, AptEdgeError) as error:
+            stopped = error
+    if stopped:
+        raise stopped

@@ -13,7 +13,7 @@ import numpy as np
 import onnxruntime
 import pytest
 
-from apt_edge.runtime.predictor import softmax
+from apt_edge.runtime.predictor import Predictor, softmax
 from apt_edge.runtime.runner import TaskRunner
 from apt_edge.video.load import load_frames
 from apt_edge.video.views import Views, load_views
@@ -92,6 +92,60 @@ def test_a_folder_goes_on_behind_a_file_that_cannot_be_read(apt_edge, model, vid
     assert float(lines[1]["probability"]) == rows[0]["probabilities"][1]
     assert (lines[-1]["label"], lines[-1]["error"]) == ("", rows[4]["error"])
     assert apt_edge("predict", model, videos, "--skip-bad").returncode == 0
+
+
+@pytest.mark.parametrize("files", [1, 2])
+def test_options_stand_anywhere(apt_edge, task_models, videos, tmp_path, files):
+    listed = tmp_path / "one.txt"
+    listed.write_text(f"{videos / 'b.mp4'} 0\n")
+    model, clips = task_models / "free", [videos / "b.mp4", videos / "a video.mp4"][:files]
+    options = ["--json", "--threads", 1, f"--task=one={task_models / 'one.safetensors'}"]
+    orders = [
+        [model, *clips, *options],
+        [*options, model, *clips],
+        [model, *options, *clips],
+        [options[0], model, *options[1:], clips[0], "--top", 9, *clips[1:]],
+        [model, "--list", listed, *clips, *options],
+    ]
+    rows = [[row["probabilities"] for row in rows_of(apt_edge("predict", *order))] for order in orders]
+    assert len(rows[0]) == files
+    assert rows[1] == rows[2] == rows[3] == rows[0]
+    assert rows[4] == [*rows[0], rows[0][0]]
+    done = apt_edge("predict", model, "--jsn", clips[0])
+    assert (done.returncode, done.stdout) == (2, "")
+
+
+def test_a_table_replaces_tables_alone(apt_edge, model, videos, tmp_path):
+    own = tmp_path / "own.mp4"
+    shutil.copy(videos / "b.mp4", own)
+    (tmp_path / "list.txt").write_text(f"{own} 0\n")
+    before = own.read_bytes()
+    for table, found in (
+        (own, "one of the files to be read"),
+        (tmp_path / "list.txt", "one of the files to be read"),
+        (tmp_path, "a directory"),
+        (model / "out.csv", "a file of the model's directory"),
+    ):
+        done = apt_edge("predict", model, "--list", tmp_path / "list.txt", "--csv", table)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"found: {found}" in done.stderr
+    assert own.read_bytes() == before
+    assert not (model / "out.csv").exists()
+
+
+def test_a_run_that_is_stopped_keeps_its_table(apt_edge, model, videos, tmp_path, monkeypatch):
+    predict = Predictor.predict
+
+    def stopped(self, video, top):
+        if video.path.name == "c.mp4":
+            raise KeyboardInterrupt
+        return predict(self, video, top)
+
+    monkeypatch.setattr(Predictor, "predict", stopped)
+    done = apt_edge("predict", model, videos, "--top", 1, "--csv", tmp_path / "labels.csv")
+    assert done.returncode == 130
+    with (tmp_path / "labels.csv").open(newline="") as file:
+        assert [line["video"] for line in csv.DictReader(file)] == [str(videos / "a video.mp4"), str(videos / "b.mp4")]
 
 
 def test_text_says_of_each_video_what_it_shows_or_why_not(apt_edge, model, videos):
