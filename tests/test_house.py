@@ -144,6 +144,8 @@ TOOLS = [
     "bench.memory",
     "bench.matrix",
     "bench.steps",
+    "bench.bank",
+    "bench.trunk",
     "bench.report",
     "bench.readme",
     "bench.demo",
