@@ -2,8 +2,10 @@
 
 Order, as enqueueV3 and the capture of CUDA graphs need it (TensorRT developer guide, "CUDA graphs"): shapes of all
 inputs, which make those of the outputs known; addresses of all; one run launch by launch, which settles what follows
-from the shapes; then the capture. A graph freezes the addresses, so each task has its own, and the shapes, so new
-shapes end all graphs. What runs is always the same engine; a graph only launches its kernels at once.
+from the shapes; then the capture. A graph freezes the addresses, so each task has its own, and the shapes, so each set
+of shapes has its own context, which keeps them: tasks with other numbers of prompts or classes take turns without
+losing their graphs. Contexts and graphs that were used longest ago make room for new ones. What runs is always the same
+engine; a graph only launches its kernels at once.
 """
 
 from __future__ import annotations
@@ -20,9 +22,18 @@ from typing import Any
 import numpy as np
 
 from apt_edge.errors import ModelError
-from apt_edge.runtime.cuda.backend import ALIGNMENT, CudaBackend, CudaError, check_room
-from apt_edge.runtime.cuda.owned import Buffer, Owned
+from apt_edge.runtime.cuda.backend import ALIGNMENT, CudaBackend, CudaError, OutOfMemory, check_room
+from apt_edge.runtime.cuda.owned import LEFT, Buffer, GraphKey, Owned, release_left
 from apt_edge.runtime.session import Held, check_feeds, check_held
+from apt_edge.runtime.tensorrt_contexts import (
+    Shaped,
+    Shapes,
+    activation_bytes,
+    capturable,
+    create_context,
+    give_memory,
+    most_contexts,
+)
 from apt_edge.runtime.tensorrt_log import logger
 from apt_edge.runtime.tensorrt_ports import read_ports
 
@@ -31,8 +42,8 @@ REBUILD = (
     "or export.to_engine"
 )
 SMALLER = "close other programs on this device, or build the engine again with a smaller batch or WORKSPACE"
-Shapes = dict[str, tuple[int, ...]]
-NO_TASK = 0  # key of the graph whose inputs are all fed
+NO_TASK = 0  # block of the graphs whose inputs are all fed
+GRAPHS = 128  # at once: each takes memory of the device and of the host
 
 
 class TensorRtSession:
@@ -56,11 +67,11 @@ class TensorRtSession:
                 f"there is no engine at {self._path}", fix="build it on this device: build.sh of its bundle"
             )
         self.graphs, self._log = graphs, logger(trt)
-        self._shapes: Shapes = {}
-        self._warm: set[int] = set()  # tasks that have run with these shapes
         with cuda.current():
+            release_left()
             self._owned = Owned(cuda)
-            self.close = weakref.finalize(self, self._owned.release)
+            self.close = self._owned.release
+            weakref.finalize(self, LEFT.append, self._owned).atexit = False  # it is released then
             try:
                 self._open()
             except BaseException:
@@ -79,7 +90,7 @@ class TensorRtSession:
         arrays = {name: np.ascontiguousarray(array) for name, array in values.items()}
         offsets, size = _layout(arrays)
         with self._cuda.current():
-            self._owned.collect()
+            self._begin()
             check_room(self._cuda, size, "another task", "unload tasks, or close other programs on this device")
             block = self._owned.malloc(size)
             try:
@@ -87,6 +98,8 @@ class TensorRtSession:
                     self._cuda.upload(block + offsets[name], array, self._owned.stream)
                 self._cuda.synchronize(self._owned.stream)  # the caller may change the arrays from here on
             except BaseException:
+                with suppress(CudaError):  # the copies that were begun still read the arrays
+                    self._cuda.synchronize(self._owned.stream)
                 self._owned.left.append(block)
                 raise
         return _OnDevice(arrays, self._owned, block, {name: block + offset for name, offset in offsets.items()})
@@ -94,11 +107,11 @@ class TensorRtSession:
     def run(self, feeds: Mapping[str, np.ndarray], held: Held | None = None) -> dict[str, np.ndarray]:
         """Run once; `feeds` must have the names, types and shapes of the inputs that are not held, else ModelError."""
         with self._cuda.current():
-            addresses, key = self._place(feeds, held)
-            self._start(addresses, key)
+            shaped, addresses, block = self._place(feeds, held)
+            self._start(shaped, addresses, block)
             found = {}
             for name, buffer in self._outputs.items():
-                shape = self._output_shapes[name]
+                shape = shaped.outputs[name]
                 staged = buffer.staging[: math.prod(shape) * self.outputs[name].dtype.itemsize]
                 self._cuda.download(staged, buffer.address, self._owned.stream)
                 found[name] = staged.view(self.outputs[name].dtype).reshape(shape)
@@ -106,12 +119,12 @@ class TensorRtSession:
         return {name: array.copy() for name, array in found.items()}  # the next run writes there again
 
     def compute_ms(self, feeds: Mapping[str, np.ndarray], held: Held | None = None) -> float:
-        """Run once; milliseconds of the kernels alone, by the device's events. The first two runs take longer."""
-        begin, end = self._owned.events
+        """Run once; ms from the launch to the last kernel, as trtexec's GPU compute time. Two runs warm it up."""
         with self._cuda.current():
-            addresses, key = self._place(feeds, held)
+            shaped, addresses, block = self._place(feeds, held)
+            begin, end = self._owned.events
             self._cuda.record(begin, self._owned.stream)
-            self._start(addresses, key)
+            self._start(shaped, addresses, block)
             self._cuda.record(end, self._owned.stream)
             return self._cuda.elapsed_ms(begin, end)
 
@@ -123,28 +136,36 @@ class TensorRtSession:
             self._owned.engine = engine = self._told(runtime.deserialize_cuda_engine(plan), "cannot load", REBUILD)
         self._ports = read_ports(self._trt, engine, self._path)
         self.inputs, self.outputs = self._ports.inputs, self._ports.outputs
-        memory = engine.device_memory_size_v2 if hasattr(engine, "device_memory_size_v2") else engine.device_memory_size
-        check_room(self._cuda, int(memory), f"the activations of {self._path}", SMALLER)
-        self._owned.context = self._told(engine.create_execution_context(), "has no room to run", SMALLER)
+        self._memory_size = activation_bytes(engine)
+        check_room(self._cuda, self._memory_size, f"the activations of {self._path}", SMALLER)
+        self._memory = self._owned.malloc(max(self._memory_size, 1))
+        self._most_contexts = most_contexts(engine)
         self._buffers: dict[str, Buffer] = {}  # of inputs that were fed once
-        self._set_shapes({name: self._ports.profile(name).most for name in self.inputs})
+        largest = self._shaped({name: self._ports.profile(name).most for name in self.inputs})
         self._outputs = {
-            name: self._owned.buffer(math.prod(self._output_shapes[name]) * spec.dtype.itemsize)
+            name: self._owned.buffer(math.prod(largest.outputs[name]) * spec.dtype.itemsize)
             for name, spec in self.outputs.items()
         }
 
-    def _place(self, feeds: Mapping[str, np.ndarray], held: Held | None) -> tuple[dict[str, int], int]:
-        """Check everything and send the feeds to the device; addresses of all inputs, and the key of their graph."""
+    def _begin(self) -> None:
+        """Before anything else in every call: nothing of the last one runs on, and what was left is given back."""
+        if not self.close.alive:
+            raise ModelError("the session is closed", found=str(self._path), fix="open the model again")
+        release_left()
+        with suppress(CudaError):  # of a run that failed halfway
+            self._cuda.synchronize(self._owned.stream)
+        self._owned.collect()
+
+    def _place(self, feeds: Mapping[str, np.ndarray], held: Held | None) -> tuple[Shaped, dict[str, int], int]:
+        """Check everything and send the feeds to the device; context, addresses of all inputs, block of the task."""
+        self._begin()
         here = held if isinstance(held, _OnDevice) and held.owner is self._owned else None
         if held is not None and here is None:
             feeds = {**held.values, **feeds}  # on the host still
         kept = here.addresses if here else {}
         check_feeds({name: spec for name, spec in self.inputs.items() if name not in kept}, feeds)
         self._ports.check_profiles(feeds)
-        self._owned.collect()
-        with suppress(CudaError):  # after a run that failed halfway: nobody may read the staging any more
-            self._cuda.synchronize(self._owned.stream)
-        self._set_shapes({**{name: array.shape for name, array in feeds.items()}, **(here.shapes if here else {})})
+        shaped = self._shaped({**{name: array.shape for name, array in feeds.items()}, **(here.shapes if here else {})})
         for name, array in feeds.items():
             if name not in self._buffers:
                 size = math.prod(self._ports.profile(name).most) * array.itemsize
@@ -154,52 +175,77 @@ class TensorRtSession:
             np.copyto(staged.view(array.dtype).reshape(array.shape), array)
             self._cuda.upload(self._buffers[name].address, staged, self._owned.stream)
         addresses = {name: self._buffers[name].address for name in feeds}
-        return {**addresses, **kept}, here.block if here else NO_TASK
+        return shaped, {**addresses, **kept}, here.block if here else NO_TASK
 
-    def _set_shapes(self, shapes: Shapes) -> None:
-        """Give the context the shapes of all inputs, and learn those of the outputs."""
-        if shapes == self._shapes:
-            return
-        context = self._owned.context
-        self._owned.drop_graphs()  # they are of the context as it was
-        self._warm.clear()
-        self._shapes = {}
+    def _shaped(self, shapes: Shapes) -> Shaped:
+        """The context of these shapes of all inputs: there already, new, or the one that was used longest ago."""
+        key = tuple(shapes[name] for name in self.inputs)
+        contexts = self._owned.contexts
+        if key in contexts:
+            contexts.move_to_end(key)
+            return contexts[key]
+        if len(contexts) >= self._most_contexts:
+            oldest, other = contexts.popitem(last=False)
+            self._owned.drop(graph for graph in (*self._owned.graphs, *self._owned.warm) if graph[0] == oldest)
+            context = other.context
+        else:
+            context = self._told(create_context(self._trt, self._owned.engine), "has no room to run", SMALLER)
+            give_memory(context, self._memory, self._memory_size)
         for name, shape in shapes.items():
             self._told(context.set_input_shape(name, shape) or None, f"refuses the shape {shape} of {name}", REBUILD)
-        self._output_shapes = {name: tuple(context.get_tensor_shape(name)) for name in self.outputs}
-        if unknown := [name for name, shape in self._output_shapes.items() if min(shape, default=1) < 0]:
+        outputs = {name: tuple(context.get_tensor_shape(name)) for name in self.outputs}
+        if unknown := [name for name, shape in outputs.items() if min(shape, default=1) < 0]:
             raise ModelError(
                 f"{self._path} has outputs whose shapes depend on values: {', '.join(unknown)}", fix="export again"
             )
-        self._shapes = shapes
+        contexts[key] = Shaped(key, context, outputs)
+        return contexts[key]
 
-    def _start(self, addresses: Mapping[str, int], key: int) -> None:
+    def _start(self, shaped: Shaped, addresses: Mapping[str, int], block: int) -> None:
         """Give one run to the stream: the task's graph, or launch by launch where it has none yet."""
-        graph = self._owned.graphs.get(key)
-        if graph is not None:
-            self._cuda.launch(graph, self._owned.stream)
+        key: GraphKey = (shaped.key, block)
+        graphs = self._owned.graphs
+        if key in graphs:
+            graphs.move_to_end(key)
+            self._cuda.launch(graphs[key], self._owned.stream)
             return
-        context = self._owned.context
+        context = shaped.context
         for name, address in {**addresses, **{name: buffer.address for name, buffer in self._outputs.items()}}.items():
             self._told(context.set_tensor_address(name, address) or None, f"refuses an address of {name}", REBUILD)
-        if self.graphs and key in self._warm:
-            with suppress(_NotCaptured):
-                self._owned.graphs[key] = self._captured()
-                self._cuda.launch(self._owned.graphs[key], self._owned.stream)
-                return
-        self._enqueue()
-        self._warm.add(key)
+        ran = key in self._owned.warm
+        if self.graphs and ran and self._capture(context, key):
+            return
+        self._enqueue(context)
+        if not ran:  # else it could not be captured: not again at once
+            self._owned.warm.add(key)
 
-    def _captured(self) -> int:
-        try:
-            return self._cuda.capture(self._owned.stream, self._enqueue)
-        except (CudaError, ModelError) as error:
-            self.graphs = False
-            print(f"{self._path} runs without CUDA graphs: {error.wrong} ({error.found})", file=sys.stderr)
-            raise _NotCaptured from None
+    def _capture(self, context: Any, key: GraphKey) -> bool:
+        """Make the graph of a key and launch it; False where there is no memory for it, or no graph can be made."""
+        if not capturable(context, self._owned.stream):
+            return self._without_graphs("TensorRT says that it cannot be captured")
+        graphs = self._owned.graphs
+        while True:
+            try:
+                if len(graphs) >= GRAPHS:
+                    self._owned.drop_oldest()
+                graphs[key] = self._cuda.capture(self._owned.stream, lambda: self._enqueue(context))
+                self._cuda.launch(graphs[key], self._owned.stream)
+                return True
+            except OutOfMemory:
+                self._owned.drop([key])
+                if not graphs:
+                    return False
+                self._owned.drop_oldest()
+            except (CudaError, ModelError) as error:
+                self._owned.drop([key])
+                return self._without_graphs(f"{error.wrong} ({error.found})")
 
-    def _enqueue(self) -> None:
-        context = self._owned.context
+    def _without_graphs(self, why: str) -> bool:
+        self.graphs = False
+        print(f"{self._path} runs without CUDA graphs: {why}", file=sys.stderr)
+        return False
+
+    def _enqueue(self, context: Any) -> None:
         self._told(context.execute_async_v3(self._owned.stream) or None, "cannot run", REBUILD)
 
     def _told(self, result: Any, what: str, fix: str) -> Any:
@@ -211,10 +257,6 @@ class TensorRtSession:
             package = f"{self._trt.__name__} {self._trt.__version__}"
             raise ModelError(f"{package} {what}: {self._path}", found=reasons or "no reason given", fix=fix)
         return result
-
-
-class _NotCaptured(Exception):
-    """The launches could not be captured."""
 
 
 class _OnDevice(Held):

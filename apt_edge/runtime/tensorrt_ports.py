@@ -51,10 +51,14 @@ class Ports:
             shape = values[name].shape
             if any(not low <= length <= high for low, length, high in zip(least, shape, most, strict=True)):
                 texts = ["x".join(map(str, lengths)) for lengths in (least, most, shape)]
+                fix = "export with a larger batch.max, prompts.max_count or max_classes, and build again"
+                if any(length < low for low, length in zip(least, shape, strict=True)):
+                    fix = f"give at least {texts[0]}: a smaller batch needs an export with a smaller batch.min and "
+                    fix += "another build, and free numbers of prompts and classes begin at 1 in TensorRT"
                 raise ModelError(
                     f"input {name} of this engine may have shapes from {texts[0]} to {texts[1]}",
                     found=texts[2],
-                    fix="export with a larger batch.max, prompts.max_count or max_classes, and build again",
+                    fix=fix,
                 )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from apt_edge.files import sha256
 from apt_edge.runtime.model_dir import ModelDir
-from export.engine.compiler import load_compiler
+from export.engine.compiler import builder_flags, load_compiler
 from export.engine.device import Device
 
 
@@ -22,10 +22,11 @@ def engine_key(
 
     The workspace limit is left out: it follows the free memory of the moment, and any limit gives a valid plan.
     """
+    trt = load_compiler(compiler)
     return {
-        "compiler": f"{compiler} {load_compiler(compiler).__version__}",
+        "compiler": f"{compiler} {trt.__version__}",
         "compute_capability": [device.capability] if device else list(capabilities),
-        "flags": ["STRONGLY_TYPED"],
+        "flags": ["STRONGLY_TYPED", *builder_flags(trt)],
         "profiles": dict(profiles),
         "onnx_sha256": onnx_sha256,
     }

@@ -49,6 +49,11 @@ def load_compiler(name: str) -> ModuleType:
         ) from None
 
 
+def builder_flags(trt: Any) -> list[str]:
+    """Flags of every build: TensorRT-RTX's release notes ask for this one (1.2) where CUDA graphs are captured."""
+    return [name for name in ("REQUIRE_USER_ALLOCATION",) if hasattr(trt.BuilderFlag, name)]
+
+
 def build(
     name: str,
     onnx_path: Path,
@@ -92,6 +97,8 @@ def build(
         raise GateError(f"{name} cannot parse {onnx_path}", found=reasons, fix="export for a target that it supports")
     config = builder.create_builder_config()
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
+    for flag in builder_flags(trt):
+        config.set_flag(getattr(trt.BuilderFlag, flag))
     _set_profiles(builder, network, config, profiles or {})
     _set_capabilities(trt, config, capabilities)
     if workspace is not None:

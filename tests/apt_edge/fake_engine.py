@@ -35,6 +35,9 @@ class Name(enum.IntEnum):
     FLOAT = 9
     INT32 = 10
     BF16 = 11
+    USER_MANAGED = 12
+    LAZY = 13
+    EAGER = 14
 
 
 def expected(clip: np.ndarray, key: np.ndarray, weight: np.ndarray) -> dict[str, np.ndarray]:
@@ -55,9 +58,11 @@ class FakeTensorRT:
     Attributes:
         changes: tensor -> attribute -> what an engine tells instead (`dtype`, `format`, `location`).
         refusing: calls that return None or False and log why.
+        capturable: what contexts say where they can be asked.
     """
 
     TensorIOMode = TensorLocation = TensorFormat = Name
+    ExecutionContextAllocationStrategy = DynamicShapesKernelSpecializationStrategy = Name
 
     class ILogger:
         class Severity(enum.IntEnum):
@@ -67,6 +72,7 @@ class FakeTensorRT:
         self.__name__, self.__version__, self.cuda, self.api = "tensorrt", version, cuda, api
         self.changes: dict[str, dict[str, Any]] = {}
         self.refusing: set[str] = set()
+        self.capturable = True
         self.log: Any = None
 
     def Runtime(self, log: Any) -> Any:
@@ -91,6 +97,17 @@ class FakeTensorRT:
         return stand_in
 
 
+class StandIn:
+    """What a class of some versions has and of others has not: methods with a leading underscore."""
+
+    _kind, _optional = "", ()
+
+    def __getattr__(self, name: str) -> Any:
+        if name in self._optional and name in self._trt.api.get(self._kind, ()):
+            return getattr(self, f"_{name}")
+        raise AttributeError(name)
+
+
 class Runtime:
     """`trt.Runtime`."""
 
@@ -105,11 +122,25 @@ class Runtime:
         return self._trt.watched(self._trt.checked("ICudaEngine", engine), "engine gone")
 
 
-class Engine:
+class RuntimeConfig:
+    """`trt.IRuntimeConfig`."""
+
+    def __init__(self, api: Mapping[str, Any]) -> None:
+        if "dynamic_shapes_kernel_specialization_strategy" in api["IRuntimeConfig"]:
+            self.dynamic_shapes_kernel_specialization_strategy = Name.LAZY
+
+    def set_execution_context_allocation_strategy(self, strategy: Name) -> None:
+        self._strategy = strategy
+
+
+class Engine(StandIn):
     """`trt.ICudaEngine`."""
+
+    _kind, _optional = "ICudaEngine", ("create_execution_context_without_device_memory", "create_runtime_config")
 
     def __init__(self, trt: FakeTensorRT, plan: dict[str, list[int]]) -> None:
         self._trt, self._plan = trt, plan
+        self._contexts: weakref.WeakSet[Context] = weakref.WeakSet()
         batch, prompts = (-1 if least < most else most for least, most in (plan["batch"], plan["prompts"]))
         self._ports = {
             "clip": (Name.UINT8, (batch, 2)),
@@ -150,25 +181,49 @@ class Engine:
         least, most = (tuple(length if n < 0 else n for n in self._ports[name][1]) for length in free)
         return [least, most, most]
 
-    def create_execution_context(self) -> Any:
+    def _create_runtime_config(self) -> Any:
+        return self._trt.checked("IRuntimeConfig", RuntimeConfig(self._trt.api))
+
+    def create_execution_context(self, runtime_config: RuntimeConfig) -> Any:
+        assert runtime_config._strategy == Name.USER_MANAGED
+        kernels = getattr(runtime_config, "dynamic_shapes_kernel_specialization_strategy", Name.EAGER)
+        assert kernels == Name.EAGER, "graphs would keep fallback kernels"
+        return self._create_execution_context_without_device_memory()
+
+    def _create_execution_context_without_device_memory(self) -> Any:
         self._trt.cuda.log.append("create context")
         if self._trt.refused("context"):
             return None
+        shared = not self._trt.__version__.startswith("8.") or self.get_tensor_shape("clip")[0] > 0
+        assert shared or not self._contexts, "TensorRT 8 gives a profile to one context alone"
         context = self._trt.checked("IExecutionContext", Context(self._trt, dict(self._ports)))
+        self._contexts.add(context)
         return self._trt.watched(context, "context gone")
 
     def _told(self, name: str, what: str, usual: Name) -> Name:
         return self._trt.changes.get(name, {}).get(what, usual)
 
 
-class Context:
+class Context(StandIn):
     """`trt.IExecutionContext`."""
+
+    _kind, _optional = "IExecutionContext", ("set_device_memory", "is_stream_capturable")
+    device_memory = property(fset=lambda self, memory: self._set_device_memory(memory, DEVICE_MEMORY))
 
     def __init__(self, trt: FakeTensorRT, ports: dict[str, Any]) -> None:
         self._trt, self._cuda, self._ports = trt, trt.cuda, ports
         self._shapes: dict[str, tuple[int, ...]] = {}
         self._addresses: dict[str, int] = {}
         self._changes, self._settled = 0, False
+        self._memory = 0
+
+    def _set_device_memory(self, memory: int, size: int) -> None:
+        assert (memory % ALIGNMENT, size) == (0, DEVICE_MEMORY)
+        self._memory = memory
+
+    def _is_stream_capturable(self, stream: int) -> bool:
+        assert set(self._addresses) == set(self._ports)
+        return self._trt.capturable
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         self._cuda.log.append(f"shape {name}")
@@ -189,6 +244,7 @@ class Context:
 
     def execute_async_v3(self, stream_handle: int) -> bool:
         assert set(self._addresses) == set(self._ports), "every tensor needs an address"
+        assert self._cuda.alive[self._memory] == "malloc", "activations need memory"
         if self._trt.refused("capture" if self._cuda.capturing else "execute"):
             return False
         assert self._settled or not self._cuda.capturing, "the first run with new shapes cannot be captured"
@@ -197,6 +253,7 @@ class Context:
 
         def compute() -> None:
             assert changes == self._changes, "a graph of other shapes"
+            at(self._memory, DEVICE_MEMORY)[:] = 99  # what another context left there is not kept
             found = expected(*(self._array(name, addresses, shapes[name]) for name in ("clip", "key", "weight")))
             for name, array in found.items():
                 self._array(name, addresses, array.shape)[...] = array

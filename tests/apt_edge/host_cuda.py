@@ -31,6 +31,7 @@ class HostCuda:
         free_memory: what `memory` tells.
         failing: calls that fail from now on.
         during_capture: called in the middle of each capture.
+        graph_room: how many graphs the device has memory for.
     """
 
     name, capability = "host", "8.7"
@@ -41,6 +42,7 @@ class HostCuda:
         self.free_memory, self.integrated = free_memory, integrated
         self.failing: set[str] = set()
         self.during_capture: Work = lambda: None
+        self.graph_room = 1 << 30
         self._kept: dict[int, np.ndarray] = {}
         self._graphs: dict[int, list[Work]] = {}
         self._pending: list[Work] = []
@@ -119,6 +121,8 @@ class HostCuda:
         try:
             self.during_capture()
             work()
+            if len(self._graphs) >= self.graph_room:
+                raise call_failed("capture", "no room", out_of_memory=True)
             graph = self._make("capture", log=False)
             self._graphs[graph] = self._captured
             return graph

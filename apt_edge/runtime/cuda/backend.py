@@ -24,11 +24,16 @@ class CudaError(AptEdgeError):
     """A call of CUDA returned an error."""
 
 
+class OutOfMemory(CudaError):
+    """The device has no memory for it."""
+
+
 def call_failed(call: str, found: str, out_of_memory: bool) -> CudaError:
     """The error of a call that failed."""
-    fix = "look at the messages before this one; a device that has failed needs a new process"
     if out_of_memory:
         fix = "close other programs on this device, unload tasks, or take a smaller batch"
+        return OutOfMemory(f"CUDA failed in {call}", found=found, fix=fix)
+    fix = "look at the messages before this one; a device that has failed needs a new process"
     return CudaError(f"CUDA failed in {call}", found=found, fix=fix)
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterable
 from contextlib import suppress
 from functools import partial
 from typing import Any, NamedTuple
@@ -11,6 +13,8 @@ import numpy as np
 
 from apt_edge.errors import AptEdgeError
 from apt_edge.runtime.cuda.backend import CudaBackend
+
+GraphKey = tuple[Hashable, int]  # shapes of the inputs, block of the task
 
 
 class Buffer(NamedTuple):
@@ -25,23 +29,35 @@ class Owned:
 
     Attributes:
         stream, events: of the session, two events.
-        graphs: key to graph; the key of a task is the address of its block.
+        graphs: the one that was used longest ago first.
+        warm: keys of runs that were launched one by one, and may be captured.
         left: blocks that nobody uses any more. Any thread may add some, the next call of the session frees them: a
             finaliser may run in the middle of a capture, where freeing is forbidden.
-        runtime, engine, context: of TensorRT.
+        runtime, engine: of TensorRT.
+        contexts: of TensorRT, by the shapes that they have; the one that was used longest ago first.
+        release: gives back everything, once: when it is called, or when the process ends, before the device's own
+            finaliser; `release.alive` until then.
     """
 
     def __init__(self, cuda: CudaBackend) -> None:
         self.cuda = cuda
-        self.stream = cuda.stream()
-        self.events = (cuda.event(), cuda.event())
-        self.graphs: dict[int, int] = {}
+        self.graphs: OrderedDict[GraphKey, int] = OrderedDict()
+        self.warm: set[GraphKey] = set()
         self.left: list[int] = []
         self.runtime: Any = None
         self.engine: Any = None
-        self.context: Any = None
+        self.contexts: OrderedDict[Hashable, Any] = OrderedDict()
+        self.events: list[int] = []
         self._blocks: list[int] = []
         self._staging: list[np.ndarray] = []
+        self.stream = cuda.stream()
+        self.release = weakref.finalize(Owned, self._release)
+        try:
+            for _ in range(2):
+                self.events.append(cuda.event())
+        except BaseException:
+            self.release()
+            raise
 
     def malloc(self, size: int) -> int:
         """New device memory; put its address into `left` to give it back."""
@@ -52,30 +68,42 @@ class Owned:
     def buffer(self, size: int) -> Buffer:
         """New device memory with its staging, kept until the end."""
         address = self.malloc(max(size, 1))
-        staging = self.cuda.pinned(max(size, 1))
+        try:
+            staging = self.cuda.pinned(max(size, 1))
+        except BaseException:
+            self.left.append(address)
+            raise
         self._staging.append(staging)
         return Buffer(address, staging)
 
     def collect(self) -> None:
-        """Free the blocks that are left, after the graphs that read them."""
+        """Free the blocks that are left, after the graphs that read them; nothing of the session may be running."""
         while self.left:
             block = self.left.pop()
-            graph = self.graphs.pop(block, None)
-            if graph is not None:
-                self.cuda.destroy_graph(graph)
+            self.drop(key for key in (*self.graphs, *self.warm) if key[1] == block)
             self._blocks.remove(block)
             self.cuda.free(block)
 
-    def drop_graphs(self) -> None:
-        """End all graphs."""
-        while self.graphs:
-            self.cuda.destroy_graph(self.graphs.popitem()[1])
+    def drop(self, keys: Iterable[GraphKey]) -> None:
+        """End the graphs of these keys, after what the stream still has to do, and forget that these ran."""
+        for key in [*keys]:
+            self.warm.discard(key)
+            graph = self.graphs.pop(key, None)
+            if graph is not None:
+                self.cuda.synchronize(self.stream)
+                self.cuda.destroy_graph(graph)
 
-    def release(self) -> None:
-        """Give back everything: what runs is waited for, then graphs, context, engine, runtime, memory, stream."""
+    def drop_oldest(self) -> None:
+        """End the graph that was used longest ago."""
+        self.drop([next(iter(self.graphs))])
+
+    def _release(self) -> None:
+        """What runs is waited for, then go graphs, contexts, engine, runtime, memory, events, stream."""
         with suppress(AptEdgeError), self.cuda.current():
-            self._each([partial(self.cuda.synchronize, self.stream), self.drop_graphs])
-            self.context = None
+            graphs = [partial(self.cuda.destroy_graph, graph) for graph in self.graphs.values()]
+            self._each([partial(self.cuda.synchronize, self.stream), *graphs])
+            self.graphs.clear()
+            self.contexts.clear()
             self.engine = None
             self.runtime = None
             steps: list[Callable[[], None]] = [partial(self.cuda.free, block) for block in self._blocks]
@@ -90,3 +118,16 @@ class Owned:
         for step in steps:
             with suppress(AptEdgeError):
                 step()
+
+
+LEFT: list[Owned] = []  # of sessions that nobody uses any more
+
+
+def release_left() -> None:
+    """Release what is in `LEFT`. Finalisers only add to it, for they may run in the middle of any session's capture."""
+    while LEFT:
+        try:
+            owned = LEFT.pop()
+        except IndexError:  # another thread was faster
+            return
+        owned.release()

@@ -39,6 +39,7 @@ class FakeTensorRT:
         self.api = dumps()[version]
         self.refuses = refuses
         self.builds: list[Config] = []
+        self.BuilderFlag = SimpleNamespace(**dict.fromkeys(self.api["BuilderFlag"]))
         self.ProfilingVerbosity = self.MemoryPoolType = self.LayerInformationFormat = Flag
         self.NetworkDefinitionCreationFlag = (
             Flag if "STRONGLY_TYPED" in self.api["NetworkDefinitionCreationFlag"] else SimpleNamespace()

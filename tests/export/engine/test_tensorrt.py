@@ -35,6 +35,7 @@ def test_half_of_the_free_memory_and_the_timings_beside_the_model(tmp_path, plac
     assert list(trt.builds[0]._pools.values()) == [4 << 30]
     assert (report["fused_attention"], report["prompt_constants"], report["activation_bytes"]) == (2, 4, 7)
     assert (report["key"]["compiler"], report["key"]["compute_capability"]) == (f"tensorrt {version}", ["8.7"])
+    assert report["key"]["flags"] == ["STRONGLY_TYPED"]
     assert (model / "timing.cache").read_bytes() == TIMINGS + b"more"
     build_engine(model, force=True)
     assert trt.builds[1]._timings == TIMINGS + b"more"

@@ -40,6 +40,7 @@ def test_the_engine_and_its_facts_are_written(tmp_path):
     assert len((model / "model.engine").read_bytes()) == report["plan_bytes"]
     assert (report["fused_attention"], report["prompt_constants"], report["workspace_bytes"]) == (2, 4, None)
     assert report["key"]["profiles"] == {}
+    assert report["key"]["flags"] == ["STRONGLY_TYPED", "REQUIRE_USER_ALLOCATION"]
     assert sorted(path.name for path in model.iterdir()) == ["model.engine", "model.json", "model.onnx"]
 
 
