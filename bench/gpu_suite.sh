@@ -6,7 +6,7 @@ usage() {
     cat << 'TEXT'
 usage: bench/gpu_suite.sh --out DIR [OPTION ...]
 
-Measures on this machine's NVIDIA GPU, in PyTorch, with random ViT-S and ViT-B backbones:
+Measures on this machine's NVIDIA GPU, in PyTorch but for the last, with random ViT-S and ViT-B backbones:
   latency  no prompts, APT, VPT-deep as tokens and folded, 100, 400 and 800 prompts, batch 1 and 8,
            float16 in CUDA graphs; percentiles, peak memory                               at most 190 s
   parity   float16 on the GPU against float32 on the CPU, on prompts that are tuned here  at most  75 s
@@ -17,8 +17,8 @@ A part that overruns is ended; what the others found is kept. DIR/results.json h
   python -m bench.ingest DIR/results.json --out runs/bench/gpu
 makes rows of it for bench.report.
 
-Needs Python 3.10 or newer with PyTorch for CUDA, numpy and safetensors, for the part runtime cuda-python or pycuda.
-Installs nothing, needs no network, and leaves the clocks and the power limit as they are.
+Needs Python 3.10 or newer with numpy and safetensors; the part runtime cuda-python or pycuda, the others PyTorch for
+CUDA. Installs nothing, needs no network, and leaves the clocks and the power limit as they are.
 
   --out DIR        where results.json goes
   --sizes S ...    backbones, smallest first (default: vit-small vit-base)
@@ -54,8 +54,8 @@ python=${PYTHON:-python3}
 command -v "$python" > /dev/null || stop "there is no $python" "install Python, or name one: PYTHON=python3.12 $0"
 "$python" -c 'import sys; sys.exit(sys.version_info < (3, 10))' ||
     stop "$python is older than Python 3.10" "name a newer one: PYTHON=python3.12 $0"
-"$python" -c 'import numpy, safetensors, torch' ||
-    stop "$python lacks a package" "name a Python that has PyTorch, numpy and safetensors: PYTHON=/path/to/python $0"
+"$python" -c 'import numpy, safetensors' ||
+    stop "$python lacks a package" "name a Python that has numpy and safetensors: PYTHON=/path/to/python $0"
 
 # Modules are found from the clone's root, files from where the caller stands.
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)

@@ -14,6 +14,7 @@ from apt_edge.tables import Row
 from bench.gpu.clips import DESCRIPTION, drawn_clips
 from bench.gpu.models import Built, build, cast, contenders
 from bench.gpu.record import Record, Settings
+from bench.gpu.rounds import measure, statistics
 from bench.gpu.running import (
     Running,
     circumstances,
@@ -21,10 +22,8 @@ from bench.gpu.running import (
     device_clock,
     energy,
     hardware,
-    measure,
     peak_mb,
     session_name,
-    statistics,
 )
 
 BASELINE = "none"

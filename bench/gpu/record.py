@@ -8,13 +8,14 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
-
-import torch
+from typing import TYPE_CHECKING, Any, Literal
 
 from apt_edge.errors import AptEdgeError, GateError
 from apt_edge.files import write_json
 from apt_edge.tables import Row
+
+if TYPE_CHECKING:
+    import torch
 
 Kind = Literal["rows", "parity", "steps", "switch", "runtime"]
 PUBLISHED = 400  # prompts a block of the paper's best models
@@ -48,6 +49,8 @@ class Settings:
     @property
     def place(self) -> torch.device:
         """Where models run."""
+        import torch  # late, as below: the part `runtime` has none
+
         return torch.device(self.device)
 
     @property
@@ -58,6 +61,8 @@ class Settings:
     @property
     def dtype(self) -> torch.dtype:
         """Of weights and activations: half on a GPU; a CPU tries the suite in float32."""
+        import torch
+
         return torch.float16 if self.device == "cuda" else torch.float32
 
     @property

@@ -1,8 +1,7 @@
-"""Running a model over static buffers, as a CUDA graph or eagerly, and as many timed rounds as a budget allows."""
+"""Running a model over static buffers, as a CUDA graph or eagerly, and what takes its time, memory and energy."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,18 +9,13 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from apt_edge.errors import AptEdgeError
 from apt_edge.runtime.energy import Meter, energy_per_run
 from apt_edge.runtime.machine import device_name, machine
-from apt_edge.runtime.timing import Clock, Run, measure_interleaved, wall_clock, warm_up
-from bench.numbers import compared, drifted, timed
+from apt_edge.runtime.timing import Clock, Run, wall_clock
 from train.engine.stepcost import held_bytes, peak_above
 
-LEAST_ROUNDS = 10
 WARM_UPS = 3  # before a capture: lazy initialisation of the libraries cannot be captured
-WARM_SECONDS = 1.0  # before timed rounds: clocks rise within that
 ENERGY_SECONDS, BURST_SECONDS = 1.5, 0.05  # of each contender; NVML's counter advances every 0.02 to 0.1 s
-RESERVE = 0.2  # of a budget, for a machine that slows down while it measures
 BALLAST_BYTES = 256 << 20  # more than the second-level cache of any GPU
 
 
@@ -148,30 +142,6 @@ class EventClock:
         return begin.elapsed_time(end)
 
 
-def measure(contenders: Mapping[str, Run], rounds: int, seconds: float, clock: Clock) -> dict[str, np.ndarray]:
-    """Times of all contenders in turns, in ms: `rounds` rounds, or as many as fit into `seconds`.
-
-    Raises:
-        AptEdgeError: not even ten rounds fit.
-    """
-    end = time.monotonic() + (1 - RESERVE) * seconds
-    warm_up(contenders, 1, 1, clock)
-    begin = time.monotonic()
-    warm_up(contenders, 2, 2, clock)
-    a_round = (time.monotonic() - begin) / 2
-    left = int((end - time.monotonic()) / a_round)
-    warmup = min(int(WARM_SECONDS / a_round), left // 10)  # three times as many run where times are not steady
-    fitting = min(rounds, left - 3 * warmup) // 2 * 2  # both orders equally often
-    if fitting < LEAST_ROUNDS:
-        raise AptEdgeError(
-            f"fewer than {LEAST_ROUNDS} rounds fit into the budget",
-            found=f"{a_round:.2f} s a round of {len(contenders)} contenders, {seconds:.0f} s",
-            fix="measure fewer --sizes, --batches or --tokens at once",
-        )
-    warm_up(contenders, warmup, 3 * warmup, clock)
-    return measure_interleaved(contenders, fitting, 0, clock)
-
-
 def energy(contenders: Mapping[str, Run], meter: Meter | None, seconds: float) -> dict[str, dict[str, Any] | None]:
     """What one run of each contender spends, running alone and back to back, for `seconds` of all of them together.
 
@@ -205,9 +175,3 @@ def _waited(run: Run, times: int) -> Run:
             torch.cuda.synchronize()
 
     return runs
-
-
-def statistics(times: Mapping[str, np.ndarray], name: str, baseline: str, batch: int) -> dict[str, Any]:
-    """The numbers of a row; element i of `times_ms` of all rows that were measured together belongs to round i."""
-    own = {"baseline": baseline, **compared(times, name, baseline), "warnings": drifted(times[name])}
-    return timed(times[name], batch) | own

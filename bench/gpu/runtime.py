@@ -18,14 +18,15 @@ from apt_edge.errors import GateError, MissingDependency
 from apt_edge.runtime.cuda.backend import CudaBackend
 from apt_edge.runtime.cuda.find import BACKENDS, open_cuda
 from apt_edge.runtime.cuda.owned import Owned
-from apt_edge.runtime.machine import device_name
+from apt_edge.runtime.machine import device_name, machine
 from apt_edge.runtime.model_dir import INPUT, OUTPUT, ModelDir
 from apt_edge.runtime.open_engine import open_engine
 from apt_edge.runtime.selftest import golden, session_selftest
+from apt_edge.runtime.tensorrt import TensorRtSession
 from apt_edge.runtime.timing import Run, wall_clock
 from apt_edge.tables import Row
 from bench.gpu.record import Record, Settings
-from bench.gpu.running import circumstances, clock_name, measure, statistics
+from bench.gpu.rounds import measure, statistics
 
 CLIP_BYTES = 16 * 224 * 224 * 3
 PROMPT_BYTES = 2 * 12 * 400 * 768 * 2  # keys and values of ViT-B with 400 prompts a block, in float16
@@ -118,7 +119,7 @@ def launches(owned: Owned) -> dict[str, Run]:
         for offset in range(0, size, LAUNCH_BYTES):
             cuda.copy(target + offset, source + offset, LAUNCH_BYTES, owned.stream)
 
-    owned.graphs[target] = graph = cuda.capture(owned.stream, each)
+    owned.graphs[None, target] = graph = cuda.capture(owned.stream, each)
     values, back = np.random.default_rng(0).integers(0, 256, size, np.uint8), np.zeros(size, np.uint8)
     cuda.upload(source, values, owned.stream)
     cuda.launch(graph, owned.stream)
@@ -137,8 +138,9 @@ def switches(owned: Owned) -> dict[str, Run]:
 
     def graph_of(block: int) -> int:
         last = block + PROMPT_BYTES - LAUNCH_BYTES
-        owned.graphs[block] = cuda.capture(owned.stream, lambda: cuda.copy(result, last, LAUNCH_BYTES, owned.stream))
-        return owned.graphs[block]
+        graph = cuda.capture(owned.stream, lambda: cuda.copy(result, last, LAUNCH_BYTES, owned.stream))
+        owned.graphs[None, block] = graph
+        return graph
 
     pointers, copied = [graph_of(block) for block in tasks], graph_of(static)
     for number, (block, graph) in enumerate(zip(tasks, pointers, strict=True)):
@@ -178,7 +180,7 @@ GROUPS: dict[str, Callable[[Owned], dict[str, Run]]] = {
 
 
 def engine_group(path: Path, settings: Settings, seconds: float) -> list[Row]:
-    """Rows of an engine, host arrays to host arrays: its graph, launches one by one, tasks by pointer and by copy.
+    """Rows of an engine, host arrays to host arrays: its graph, launches one by one, tasks by pointer and fed.
 
     Raises:
         GateError: its golden clips, or another way of running, give other logits.
@@ -188,32 +190,58 @@ def engine_group(path: Path, settings: Settings, seconds: float) -> list[Row]:
     session_selftest(model)
     session = open_engine(model, str(model.target["runtime"]))
     plain = open_engine(model, str(model.target["runtime"]), graphs=False)
-    feeds = model.feeds(session.inputs, golden(model)[0][0])
+    try:
+        contenders = engine_contenders(session, plain, model.feeds(session.inputs, golden(model)[0][0]))
+        facts = {"suite": f"runtime {model.path.resolve().name}", "session": str(model.target["runtime"])}
+        return rows(contenders, facts, settings, seconds)
+    finally:
+        session.close()
+        plain.close()
+
+
+def engine_contenders(session: TensorRtSession, plain: TensorRtSession, feeds: dict[str, np.ndarray]) -> dict[str, Run]:
+    """Ways to run an engine, after each has given every task the logits that `plain`, without graphs, gives it.
+
+    Raises:
+        GateError: it has not, two tasks have the same logits, or the engine cannot be captured.
+    """
     clip, prompts = {INPUT: feeds[INPUT]}, {name: array for name, array in feeds.items() if name != INPUT}
-    held, own = [session.hold(prompts) for _ in range(TASKS)], plain.hold(prompts)
-    tasks = cycle(held)
-    contenders: dict[str, Callable[[], dict[str, np.ndarray]]] = {
+    tasks = scaled(prompts)
+    wanted = [plain.run({**clip, **task})[OUTPUT] for task in tasks]
+    _check(len({logits.tobytes() for logits in wanted}) == len(tasks), "two tasks have the same logits")
+    held, own = [session.hold(task) for task in tasks], plain.hold(tasks[0])
+    ways: dict[str, Callable[[int], dict[str, np.ndarray]]] = {
+        "graph": lambda task: session.run(clip, held[task]),
+        "prompts fed": lambda task: session.run({**clip, **tasks[task]}),
+    }
+    for name, way in ways.items():
+        for task in 3 * [*range(len(tasks))]:  # launched, captured, replayed
+            _check(np.array_equal(way(task)[OUTPUT], wanted[task]), f"{name} gives task {task} other logits")
+    _check(np.array_equal(plain.run(clip, own)[OUTPUT], wanted[0]), "values that are held give other logits")
+    _check(session.graphs, "the engine cannot be captured")
+    contenders: dict[str, Callable[[], Any]] = {
         "graph": lambda: session.run(clip, held[0]),
         "one by one": lambda: plain.run(clip, own),
     }
     if prompts:
-        contenders["pointer"] = lambda: session.run(clip, next(tasks))
+        turns = cycle(held)
+        contenders["pointer"] = lambda: session.run(clip, next(turns))
         contenders["prompts fed"] = lambda: session.run(feeds)
-    wanted = session.run(clip, held[0])[OUTPUT]
-    for _ in range(3 * TASKS):  # launched, captured, replayed
-        for name, go in contenders.items():
-            _check(np.array_equal(go()[OUTPUT], wanted), f"{name} gives other logits")
-    _check(session.graphs, "the engine cannot be captured")
-    facts = {"suite": f"runtime {model.path.resolve().name}", "session": str(model.target["runtime"])}
-    return rows({name: _without_result(go) for name, go in contenders.items()}, facts, settings, seconds)
+    return {name: _without_result(go) for name, go in contenders.items()}
+
+
+def scaled(prompts: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Prompts of `TASKS` tasks: those given, and the same ones ever smaller; one task where there are none."""
+    factors = 1 - np.arange(TASKS if prompts else 1) / (2 * TASKS)
+    return [{name: (array * factor).astype(array.dtype) for name, array in prompts.items()} for factor in factors]
 
 
 def rows(contenders: dict[str, Run], facts: dict[str, Any], settings: Settings, seconds: float) -> list[Row]:
     """Measured in turns; the first contender is the baseline."""
     times = measure(contenders, settings.rounds, seconds, wall_clock)
-    environment = circumstances(settings.place)
-    facts |= {"method": "", "batch": 1, "clock": clock_name(wall_clock), "environment": environment}
-    facts["device"] = environment.get("cuda", {}).get("device") or device_name(environment)
+    environment = machine()
+    facts |= {"method": "", "batch": 1, "clock": "host", "environment": environment}
+    facts["device"] = device_name(environment, gpu=True)
     baseline = next(iter(contenders))
     return [{**facts, "contender": name, **statistics(times, name, baseline, batch=1)} for name in contenders]
 

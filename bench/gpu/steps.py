@@ -16,7 +16,8 @@ from apt_edge.runtime.timing import wall_clock
 from apt_edge.tables import Row
 from bench.gpu.models import CLASSES, SEED
 from bench.gpu.record import Record, Settings
-from bench.gpu.running import circumstances, clock_name, hardware, measure, session_name, statistics
+from bench.gpu.rounds import measure, statistics
+from bench.gpu.running import circumstances, clock_name, hardware, session_name
 from bench.gpu.tuning import TuningRates
 from train.engine.stepcost import make_step, peak_bytes, step_macs
 

@@ -1,9 +1,9 @@
 """Everything that a GPU without TensorRT can say, in one run of eight minutes: `python -m bench.gpu.suite --out DIR`.
 
-`bench/gpu_suite.sh` calls it. Needs PyTorch, numpy and safetensors; no network, no videos, nothing to install. Each
-part runs in a process of its own within its own budget: one that crashes or overruns loses what it had not written yet,
-and nothing else. The results are `PyTorch on <GPU>`, never those of another runtime. Rows of the part `runtime` alone
-name the CUDA package that made the calls, or what ran the engine that was given.
+`bench/gpu_suite.sh` calls it. Needs numpy, safetensors and, but for the part `runtime`, PyTorch; no network, no videos,
+nothing to install. Each part runs in a process of its own within its own budget: one that crashes or overruns loses
+what it had not written yet, and nothing else. The results are `PyTorch on <GPU>`, never those of another runtime. Rows
+of the part `runtime` alone name the CUDA package that made the calls, or what ran the engine that was given.
 
 It was written without a GPU: a CPU has run every part of it but graphs, events and NVIDIA's counters
 (`tests/bench/gpu/test_cuda.py`, skipped there). The budgets are estimates.
@@ -33,14 +33,11 @@ from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from apt_edge.backbone.vit import SIZES
-from apt_edge.errors import AptEdgeError, raise_failed, run_tool
+from apt_edge.errors import AptEdgeError, ConfigError, MissingDependency, raise_failed, run_tool
 from apt_edge.files import scratch, write_json
 from apt_edge.tables import MISSING, Column, markdown_table, number
 from bench.gpu.record import Record, Settings
-from bench.gpu.running import LEAST_ROUNDS
+from bench.gpu.rounds import LEAST_ROUNDS
 from bench.numbers import interval
 
 SCHEMA, VERSION = "apt-edge rows", 1
@@ -145,14 +142,26 @@ def _megabytes(row: Any) -> str:
     return MISSING if peak is None else f"{peak:.4g}"
 
 
-def _device(name: str) -> str:
-    if name == "cuda" and not torch.cuda.is_available():
+def _check_torch(device: str, sizes: list[str]) -> None:
+    """Raises AptEdgeError unless PyTorch, which all parts but `runtime` need, is here and has the device."""
+    try:
+        import torch
+    except ImportError as error:
+        raise MissingDependency(
+            "these parts need PyTorch",
+            found=str(error),
+            fix="name a Python that has it: PYTHON=/path/to/python; --parts runtime needs none",
+        ) from None
+    from apt_edge.backbone.vit import SIZES
+
+    if unknown := [size for size in sizes if size not in SIZES]:
+        raise ConfigError(f"there is no backbone size {unknown[0]}", fix=f"choose --sizes of {', '.join(SIZES)}")
+    if device == "cuda" and not torch.cuda.is_available():
         raise AptEdgeError(
             "the suite needs an NVIDIA GPU, and PyTorch finds none",
             found=f"PyTorch {torch.__version__}, built for CUDA {torch.version.cuda}",
             fix="run it where nvidia-smi lists a GPU, with a PyTorch for CUDA; --device cpu tries the suite itself",
         )
-    return name
 
 
 def main() -> None:
@@ -160,7 +169,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="bench.gpu.suite", description=main.__doc__)
     parser.add_argument("--out", type=Path, required=True, help=f"directory for {RESULTS}")
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda", help="cpu tries the suite, without graphs")
-    parser.add_argument("--sizes", nargs="+", choices=list(SIZES), default=["vit-small", "vit-base"], metavar="SIZE",
+    parser.add_argument("--sizes", nargs="+", default=["vit-small", "vit-base"], metavar="SIZE",
                         help="backbones, smallest first (default: vit-small vit-base)")  # fmt: skip
     parser.add_argument("--tokens", type=_positive, nargs="+", default=[100, 400, 800], metavar="N",
                         help="prompts a block (default: 100 400 800)")  # fmt: skip
@@ -175,8 +184,10 @@ def main() -> None:
     if args.rounds < LEAST_ROUNDS:
         parser.error(f"--rounds {args.rounds} gives no interval: at least {LEAST_ROUNDS} do")
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that the part under way is ended too
+    if set(args.parts) != {"runtime"}:
+        _check_torch(args.device, args.sizes)
     measured = tuple(args.sizes), tuple(args.tokens), tuple(args.batches)
-    settings = Settings(_device(args.device), *measured, args.rounds, args.model)
+    settings = Settings(args.device, *measured, args.rounds, args.model)
     results = run_suite(settings, args.parts, args.out)
     print(json.dumps(results, indent=2) if args.json else tables(results))
     complain(results)

@@ -20,15 +20,14 @@ from apt_edge.tables import Row
 from bench.gpu.clips import drawn_clips
 from bench.gpu.models import Contender, build, cast
 from bench.gpu.record import Record, Settings
+from bench.gpu.rounds import measure, statistics
 from bench.gpu.running import (
     Running,
     circumstances,
     clock_name,
     device_clock,
     hardware,
-    measure,
     session_name,
-    statistics,
 )
 
 TASKS = 8

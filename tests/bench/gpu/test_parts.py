@@ -17,7 +17,8 @@ from bench.gpu import latency, parity, steps, switch
 from bench.gpu.clips import drawn_clips
 from bench.gpu.models import CLASSES, Contender, build
 from bench.gpu.record import Record
-from bench.gpu.running import Running, energy, measure, statistics
+from bench.gpu.rounds import measure, statistics
+from bench.gpu.running import Running, energy
 from bench.rows import check_rows
 from tests.bench.gpu.conftest import TRY
 from tests.conftest import TINY

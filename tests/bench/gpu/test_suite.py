@@ -148,10 +148,22 @@ def test_the_script_tells_what_to_do(bare: dict[str, str], tmp_path: Path) -> No
     assert run_script(env=bare).returncode == 2
     done = run_script("--out", "x", env={**bare, "PYTHON": "/no/python"})
     assert (done.returncode, "there is no /no/python" in done.stderr) == (1, True)
-    (tmp_path / "bare" / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    (tmp_path / "bare" / "sitecustomize.py").write_text("import sys\nsys.modules['numpy'] = None\n")
     done = run_script("--out", str(tmp_path / "x"), env=bare)
     assert (done.returncode, "lacks a package" in done.stderr) == (1, True)
     assert not (tmp_path / "x").exists()
+
+
+def test_the_part_runtime_alone_needs_no_pytorch(bare: dict[str, str], tmp_path: Path) -> None:
+    (tmp_path / "bare" / "sitecustomize.py").write_text("import sys\nsys.modules['torch'] = None\n")
+    env, out = {**bare, "CUDA_VISIBLE_DEVICES": ""}, tmp_path / "x"
+    done = run_script("--out", str(out), "--parts", "switch", "runtime", env=env)
+    assert (done.returncode, "these parts need PyTorch" in done.stderr) == (1, True)
+    assert not out.exists()
+    done = run_script("--out", str(out), "--parts", "runtime", env=env)
+    (failure,) = json.loads((out / RESULTS).read_text())["failed"]
+    assert (done.returncode, failure["step"]) == (1, "runtime")
+    assert "no NVIDIA GPU that it can use" in failure["what"] or "is installed" in failure["what"]
 
 
 def test_without_a_gpu_it_says_so(bare: dict[str, str], tmp_path: Path) -> None:
