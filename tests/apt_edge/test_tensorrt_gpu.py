@@ -91,6 +91,16 @@ def test_tasks_that_are_held_and_come_back_to_the_last_bit(session):
     assert np.array_equal(session.run(clip, session.hold(values[1]))["logits"], first[1])
 
 
+def test_shapes_that_alternate_have_graphs_and_bits_of_their_own(session):
+    wanted = [feeds(keys, clips, keys) for clips, keys in ((1, 8), (4, 16), (1, 3))]
+    first = [session.run(one)["logits"] for one in wanted]
+    for _ in range(3):
+        for one, logits in zip(wanted, first, strict=True):
+            assert np.array_equal(session.run(one)["logits"], logits)
+    shared = not session._trt.__version__.startswith("8.")  # there one context has the profile
+    assert len(session._owned.graphs) == (3 if shared else 0)
+
+
 def test_memory_comes_back(session, graph, tmp_path):
     with session._cuda.current():
         free = free_bytes(session._cuda)
