@@ -29,8 +29,8 @@ def prove_compiled(
         profiles: input name -> [min, opt, max] shapes; needed for every input with a free axis.
 
     Returns:
-        The `gate` entry of the sidecar: see `audit`, and `deterministic`: the two plans are equal to the byte. With free
-        axes they need not be: the compiler orders its arithmetic of shapes anew each time.
+        The `gate` entry of the sidecar: see `audit`, and `deterministic`: the two plans are equal to the byte. With
+        free axes they need not be: the compiler orders its arithmetic of shapes anew each time.
 
     Raises:
         GateError: the graph does not compile, an attention is not fused, a prompt is missing, or two builds differ: in
