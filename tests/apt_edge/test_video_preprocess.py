@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from apt_edge.clip import ClipSpec
-from apt_edge.video.preprocess import normalise, resize, short_side_crop
+from apt_edge.video.preprocess import _weights, normalise, resize, short_side_crop
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,30 @@ def test_the_default_crop_is_resize_then_centre(shape):
     top, left = round((height - 48) / 2), round((width - 48) / 2)
     whole = resize(frames, height, width)
     assert np.abs(short_side_crop(frames, spec).astype(int) - whole[:, top : top + 48, left : left + 48]).max() <= 1
+
+
+@pytest.mark.parametrize(("old", "new"), [(1, 9), (31, 48), (360, 224), (1920, 398), (2000, 7)])
+def test_weights_are_those_rows_of_the_whole_filter(old, new):
+    distance = np.abs(np.arange(old) + 0.5 - (np.arange(new)[:, None] + 0.5) * (old / new)) / max(old / new, 1)
+    dense = np.maximum(0, 1 - distance)
+    dense = (dense / dense.sum(axis=1, keepdims=True)).astype(np.float32)
+    for first, last in ((0, new), (new // 3, new // 2 + 1)):
+        begin, end, values = _weights(old, new, first, last)
+        assert values.tobytes() == dense[first:last, begin:end].tobytes()
+        assert np.count_nonzero(values) == np.count_nonzero(dense[first:last])
+        with pytest.raises(ValueError, match="read-only"):
+            values[0, 0] = 1
+
+
+def test_a_frame_of_two_lines_costs_no_more_than_its_square():
+    """Its scaled width is 458752 pixels, of which 224 are kept."""
+    frames = np.random.default_rng(0).integers(0, 256, (1, 2, 4096, 3), dtype=np.uint8)
+    tracemalloc.start()
+    seen = short_side_crop(frames, ClipSpec(frames=2, size=224))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1e8
+    assert np.abs(seen[0, 0, 112].astype(int) - frames[0, 0, 2047:2049].mean(axis=0)).max() <= 1
 
 
 def test_normalise_is_the_formula_and_has_the_shape_of_the_spec():
