@@ -49,10 +49,10 @@ def _text(report: Mapping[str, Any]) -> str:
 
 
 def _model(model: Mapping[str, Any]) -> list[str]:
-    if not model["problems"]:
-        return [f"ok      {model['path']} opens in {model['runtime']}"]
-    found = [f"fails   {model['path']}" + (f" for {model['target']}" if model["target"] else "")]
-    for problem in model["problems"]:
-        found.append(f"          {problem['what']}" + (f": {problem['found']}" if problem["found"] else ""))
-        found += [f"            fix: {problem['fix']}"] if problem["fix"] else []
+    failed = f"fails   {model['path']}" + (f" for {model['target']}" if model["target"] else "")
+    found = [failed] if model["problems"] else [f"ok      {model['path']} ran a clip in {model['runtime']}"]
+    for kind, mark in (("problems", ""), ("warnings", "warning: ")):
+        for entry in model[kind]:
+            found.append(f"          {mark}{entry['what']}" + (f": {entry['found']}" if entry["found"] else ""))
+            found += [f"            fix: {entry['fix']}"] if entry["fix"] else []
     return found

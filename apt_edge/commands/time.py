@@ -37,6 +37,8 @@ def _run(args: argparse.Namespace) -> None:
 def _text(report: Mapping[str, Any]) -> str:
     threads = f", {report['threads']} threads" if report["threads"] else ""
     lines = [f"{report['model']} with {report['session']} on {report['device']}{threads}, one clip a run"]
+    if report["parts"]:
+        lines.append(f"the whole graph with one task, not the {report['parts']} parts that predict and stream run")
     for name, row in report["times"].items():
         percentiles = ", ".join(
             f"percentile({key[1:]}%) = {ms:.4g} ms" for key, ms in row.items() if key.startswith("p")

@@ -9,11 +9,15 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from apt_edge.doctor.steps import first_installed
 from apt_edge.errors import AptEdgeError, MissingDependency, ModelError
 from apt_edge.runtime.bundle import load_model
 from apt_edge.runtime.model_dir import ModelDir
-from apt_edge.runtime.sessions import open_session
+from apt_edge.runtime.parts import open_parts
+from apt_edge.runtime.runner import TaskRunner
+from apt_edge.runtime.tasks import own_task
 
 # Runtime of a target -> its Python module, and what installs it.
 RUNTIMES = {
@@ -38,9 +42,10 @@ def examine_model(path: str | Path, device: Mapping[str, Any]) -> dict[str, Any]
         device: what `device_files` and `device_programs` found.
 
     Returns:
-        `path`, `target`, `runtime`, `problems`: {what, found, fix} of all that would fail; empty when it ran.
+        `path`, `target`, `runtime`; `problems`: {what, found, fix} of all that would fail, empty when it ran a clip;
+        `warnings`: the same of what fails with some videos alone.
     """
-    problems: list[AptEdgeError] = []
+    problems, warnings = list[AptEdgeError](), list[AptEdgeError]()
     report: dict[str, Any] = {"path": str(path), "target": None, "runtime": None}
     try:
         model = load_model(path)
@@ -50,10 +55,15 @@ def examine_model(path: str | Path, device: Mapping[str, Any]) -> dict[str, Any]
         if model.target["runtime"] in ENGINES:
             problems += _told(model.trusted_engine)
         if not problems:
-            problems += _told(lambda: open_session(model))
+            problems += _told(lambda: _run_a_clip(model))
+        warnings += _codecs()
     except AptEdgeError as error:  # the directory itself
         problems.append(error)
-    return report | {"problems": [{"what": error.wrong, "found": error.found, "fix": error.fix} for error in problems]}
+    found = {"problems": problems, "warnings": warnings}
+    return report | {
+        kind: [{"what": error.wrong, "found": error.found, "fix": error.fix} for error in errors]
+        for kind, errors in found.items()
+    }
 
 
 def _told(step: Callable[[], object]) -> list[AptEdgeError]:
@@ -65,14 +75,28 @@ def _told(step: Callable[[], object]) -> list[AptEdgeError]:
     return []
 
 
+def _run_a_clip(model: ModelDir) -> None:
+    """What predict does with a clip, all in zeros."""
+    _, frames, size, _ = model.clip.shape
+    runner = TaskRunner(model, open_parts(model), [own_task(model)])
+    runner.logits(np.zeros((frames, size, size, 3), np.uint8))
+
+
 def _decoder(model: ModelDir, device: Mapping[str, Any]) -> Iterator[AptEdgeError]:
-    """Videos are read by PyAV, whose FFmpeg a distribution may have built without codecs."""
+    """Videos are read by PyAV."""
     try:
-        import av
+        import av  # noqa: F401
     except ImportError as error:
         yield MissingDependency(
             "PyAV does not load, which reads videos", found=str(error), fix='pip install "av>=14.2"'
         )
+
+
+def _codecs() -> Iterator[AptEdgeError]:
+    """A distribution may have built PyAV's FFmpeg without some codecs, which not everybody needs."""
+    try:
+        import av
+    except ImportError:  # told by `_decoder`
         return
     if lacking := [name for name in CODECS if not _decodes(av, name)]:
         yield MissingDependency(

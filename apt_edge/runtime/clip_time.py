@@ -30,7 +30,7 @@ def time_clip(
         threads: of the runtime; all cores when None.
 
     Returns:
-        `session`, `threads`, `times` (row -> `statistics.summarise`, and `throughput`, clips a second) and `changes`:
+        `session`, `threads`, `parts` (how many the model was cut into; the whole graph is timed, none of them), `times` (row -> `statistics.summarise`, and `throughput`, clips a second) and `changes`:
         by which fraction the times of a row changed from their first third to their last, where that is beyond noise.
         Row of a graph: `inference`, host arrays to host arrays. Rows of an engine: `compute`, its kernels alone by the
         device's clock, and `with_transfers`, which is what `inference` is.
@@ -45,6 +45,7 @@ def time_clip(
     return {
         "session": session_name(model),
         "threads": threads,
+        "parts": len(model.facts.get("parts", [])),
         "times": {name: _row(ms) for name, ms in times.items()},
         "changes": {name: drift.change for name, drift in drifts.items()},
     }

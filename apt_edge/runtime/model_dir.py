@@ -15,12 +15,14 @@ from apt_edge.clip import ClipSpec
 from apt_edge.errors import MissingDependency, ModelError
 from apt_edge.files import sha256, write_json
 from apt_edge.runtime.session import TensorSpec
+from apt_edge.runtime.sidecar import damage
 from apt_edge.video.preprocess import normalise
 
 ONNX, SIDECAR, ENGINE, GOLDEN = "model.onnx", "model.json", "model.engine", "golden.npz"
 TRUST = "engine.json"  # beside an engine that a bundle's build.sh built
 PROMPTS = "prompts.safetensors"
 INPUT, OUTPUT = "clip", "logits"
+COPY = "copy the whole directory, or export again"
 HEAD_WEIGHT, HEAD_BIAS = "head.weight", "head.bias"
 
 
@@ -63,13 +65,15 @@ class ModelDir:
         try:
             facts = json.loads((path / SIDECAR).read_text(encoding="utf-8"))
             model = cls(path, facts, ClipSpec.from_dict(facts["clip"]), tuple(facts["labels"]))
-            expected = facts["onnx_sha256"]
+            expected, wrong = facts["onnx_sha256"], damage(facts, INPUT)
         except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
-            raise ModelError(f"{path / SIDECAR} is damaged", found=str(error), fix="run export.to_onnx again") from None
+            wrong = str(error) or type(error).__name__
+        if wrong:
+            raise ModelError(f"{path / SIDECAR} is damaged", found=wrong, fix="run export.to_onnx again")
         if sha256(model.onnx) != expected:
             raise ModelError(
                 f"{model.onnx} is not the file that {SIDECAR} describes",
-                fix="copy the whole directory, or export again",
+                fix=COPY,
             )
         return model
 
@@ -144,13 +148,14 @@ class ModelDir:
 
         path = self.path / PROMPTS
         if not path.is_file():
-            raise ModelError(f"{path} is missing", fix="copy the whole directory, or export again")
+            raise ModelError(f"{path} is missing", fix=COPY)
+        expected = self.facts.get("prompts_sha256")
+        if expected is not None and sha256(path) != expected:  # older sidecars have none
+            raise ModelError(f"{path} is not the file that {SIDECAR} describes", fix=COPY)
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ModelError(
-                f"{path} is damaged", found=str(error), fix="copy the whole directory, or export again"
-            ) from None
+            raise ModelError(f"{path} is damaged", found=str(error), fix=COPY) from None
 
     def parts(self) -> list[Path]:
         """The files of a model that was cut, in their order; none of one that was not.
@@ -164,7 +169,7 @@ class ModelDir:
                 raise ModelError(
                     f"{path} is not the part that {SIDECAR} describes",
                     found="another file" if path.is_file() else "no file",
-                    fix="copy the whole directory, or export again",
+                    fix=COPY,
                 )
         return [path for path, _ in files]
 

@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 
-from apt_edge.errors import MissingDependency, PackError
+from apt_edge.errors import ModelError, PackError
 from apt_edge.pack import PromptPack, folded_head
-from apt_edge.runtime.model_dir import HEAD_BIAS, HEAD_WEIGHT, INPUT, ModelDir, prompt_name
+from apt_edge.runtime.model_dir import COPY, HEAD_BIAS, HEAD_WEIGHT, INPUT, PROMPTS, ModelDir, prompt_name
 
 HEADS, COUNT = 1, 2  # axes of a prompt [1, h, n, d]
 
@@ -34,7 +34,20 @@ class Task:
 
 
 def own_task(model: ModelDir) -> Task:
-    """The task that a model was exported with, named after its directory."""
+    """The task that a model was exported with, named after its directory.
+
+    Raises:
+        ModelError: its `prompts.safetensors` is missing, damaged, or of another model.
+    """
+    if model.facts.get("prompt_mode") == "bound":
+        _check_types(model)
+        wanted = {name: port for name, port in model.facts["inputs"].items() if name != INPUT}
+        wrong = sorted(set(wanted) ^ set(model.prompts)) or [
+            name for name, port in wanted.items() if not _fits(model.prompts[name], port)
+        ]
+        if wrong:
+            path = model.path / PROMPTS
+            raise ModelError(f"{path} is of another model", found=f"another {', '.join(wrong)}", fix=COPY)
     return Task(model.path.resolve().name, model.labels, model.prompts)
 
 
@@ -46,6 +59,7 @@ def task_of(pack: PromptPack, model: ModelDir, name: str) -> Task:
             classes that the graph has no room for.
     """
     _check(pack, model, name)
+    _check_types(model)
     ports = {port: facts for port, facts in model.facts["inputs"].items() if port != INPUT}
     weight_1CK, bias_1K = folded_head(pack.head)
     found = {HEAD_WEIGHT: weight_1CK, HEAD_BIAS: bias_1K}
@@ -84,6 +98,22 @@ def _check(pack: PromptPack, model: ModelDir, name: str) -> None:
         )
 
 
+def _check_types(model: ModelDir) -> None:
+    """Raise ModelError for a graph whose inputs numpy has no type for."""
+    if any(port["dtype"] == "bfloat16" for port in model.facts["inputs"].values()):
+        raise ModelError(
+            f"{model.path} takes its task in bfloat16, which no runtime is fed from numpy",
+            fix="export it with --set precision=float16 or float32, or with prompts.mode=folded",
+        )
+
+
+def _fits(array: np.ndarray, port: Mapping[str, Any]) -> bool:
+    """Whether an array has an input's type, and its lengths where they are not free."""
+    axes = zip(array.shape, port["shape"], strict=False)
+    same = array.ndim == len(port["shape"]) and all(want in (None, got) for got, want in axes)
+    return same and array.dtype == port["dtype"]
+
+
 def _value(port: str, facts: Mapping[str, Any], array: np.ndarray | None, name: str) -> np.ndarray:
     """A pack's array as an input takes it; None gives no prompts. A task is one row, whatever a run's batch is."""
     shapes = facts["profile"] or [facts["shape"]]
@@ -105,13 +135,10 @@ def _value(port: str, facts: Mapping[str, Any], array: np.ndarray | None, name: 
 
 def _typed(array: np.ndarray, dtype: str, what: str) -> np.ndarray:
     """The array itself where it has the type."""
-    try:
-        wanted = np.dtype(dtype)
-    except TypeError:
-        fix = "pip install ml_dtypes"
-        raise MissingDependency(f"numpy alone does not know {dtype}", fix=fix) from None
+    if not np.isfinite(array).all():
+        raise PackError(f"{what} has numbers that are not finite", fix="tune the task again, with a smaller rate")
     with np.errstate(over="ignore"):
-        typed = array.astype(wanted, copy=False)
+        typed = array.astype(dtype, copy=False)
     if not np.isfinite(typed).all():
         raise PackError(
             f"{what} is beyond the range of {dtype}",

@@ -7,13 +7,16 @@ import subprocess
 import sys
 
 import pytest
+from safetensors.numpy import save_file
 
 from apt_edge.errors import ModelError
+from apt_edge.files import sha256
 from apt_edge.runtime.bundle import write_sums
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.results import collect
 from apt_edge.runtime.selftest import golden
 from apt_edge.runtime.sessions import open_session
+from apt_edge.runtime.tasks import own_task
 from export.to_bundle import to_bundle
 from export.to_engine import build_engine
 from tests.export.bundle.models import make_model
@@ -31,6 +34,42 @@ def test_a_damaged_sidecar_is_refused(tmp_path, content):
     (path / "model.json").write_bytes(content)
     with pytest.raises(ModelError, match=r"model\.json is damaged"):
         ModelDir.load(path)
+
+
+@pytest.mark.parametrize(
+    ("facts", "found"),
+    [
+        ({"inputs": None}, "no inputs"),
+        ({"inputs": {"x": {}}}, "inputs without clip"),
+        ({"inputs": {"clip": {"dtype": "uint7", "shape": [1], "profile": None}}}, "inputs.clip .*uint7"),
+        ({"inputs": {"clip": {"dtype": "uint8", "shape": "1", "profile": None}}}, "inputs.clip"),
+        ({"inputs": {"clip": {"dtype": "uint8", "shape": [1, 2], "profile": [[1], [1], [1]]}}}, "inputs.clip"),
+        ({"parts": [{"file": "part0.onnx"}]}, "parts"),
+        ({"parts": [{"file": "../part0.onnx", "sha256": ""}]}, "parts"),
+        ({"target": {"name": "x", "runtime": "tpu"}}, "target.runtime tpu"),
+    ],
+)
+def test_a_sidecar_that_lacks_what_is_needed_is_refused_at_once(tmp_path, facts, found):
+    path = make_model(tmp_path / "m", "onnxruntime-cpu")
+    assert ModelDir.load(path).parts() == []
+    change(path, **facts)
+    with pytest.raises(ModelError, match=rf"(?s)model\.json is damaged.*found: {found}.*export\.to_onnx again"):
+        ModelDir.load(path)
+
+
+def test_other_prompts_than_the_sidecars_are_refused(tmp_path):
+    path = make_model(tmp_path / "m", "onnxruntime-cpu", bound=True)
+    change(path, prompts_sha256=sha256(path / "prompts.safetensors"))
+    assert own_task(ModelDir.load(path)).values
+    arrays = ModelDir.load(path).prompts
+    save_file({name: array + 1 for name, array in arrays.items()}, path / "prompts.safetensors")
+    with pytest.raises(ModelError, match=r"(?s)is not the file that model\.json describes.*copy the whole"):
+        own_task(ModelDir.load(path))
+    change(path, prompts_sha256=None)  # as older versions wrote it
+    assert own_task(ModelDir.load(path)).values
+    save_file({name: array[:, :1] for name, array in arrays.items()}, path / "prompts.safetensors")
+    with pytest.raises(ModelError, match=r"(?s)is of another model.*prompt_key.*copy the whole"):
+        own_task(ModelDir.load(path))
 
 
 def test_a_model_without_target_is_refused_where_one_is_needed(tmp_path):
@@ -67,7 +106,7 @@ def test_without_safetensors_the_fix_is_named(tmp_path):
     path = make_model(tmp_path / "m", "onnxruntime-cpu", bound=True)
     code = (
         "import sys; sys.modules['safetensors'] = None\n"
-        f"sys.argv = ['apt-edge', 'predict', {str(path)!r}, 'a.mp4']\n"
+        f"sys.argv = ['apt-edge', 'time', {str(path)!r}]\n"
         "from apt_edge.cli import main; main()"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from apt_edge.errors import PackError
+from apt_edge.errors import ModelError, PackError
 from apt_edge.pack import BackboneRef, FoldedKV, PromptPack, folded_head
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.tasks import own_task, task_of
@@ -117,9 +117,23 @@ def test_prompts_beyond_the_graphs_type_are_refused(task_models, scale, fits):
         values = task_of(with_prompts(6), half, "t").values
         assert values["blocks.0.attn.prompt_key"].dtype == np.float16
         assert values["head.weight"].dtype == np.float32
+        with pytest.raises(PackError, match=r"(?s)blocks\.0\.attn\.prompt_key of task t .* not finite.*tune"):
+            task_of(with_prompts(6, scale=np.nan), half, "t")
     else:
         with pytest.raises(PackError, match=r"(?s)blocks\.0\.attn\.prompt_key of task t is beyond .* float16"):
             task_of(with_prompts(6, scale=scale), half, "t")
+
+
+def test_a_graph_in_bfloat16_takes_no_task(task_models):
+    bound = model(task_models, "bound")
+    inputs = {
+        name: {**port, "dtype": "bfloat16"} if "prompt" in name else port
+        for name, port in bound.facts["inputs"].items()
+    }
+    brain = dataclasses.replace(bound, facts={**bound.facts, "inputs": inputs})
+    for make in (lambda: task_of(packs()["one"], brain, "t"), lambda: own_task(brain)):
+        with pytest.raises(ModelError, match=r"(?s)in bfloat16.*--set precision=float16"):
+            make()
 
 
 def test_an_engine_takes_no_empty_prompts(task_models):

@@ -86,7 +86,7 @@ def test_predict_and_stream_where_there_is_neither_torch_nor_onnx(device, bundle
     events = [json.loads(line) for line in lines]
     assert events[-1]["event"] == "summary"
     assert events[-1]["run"] == events[-1]["windows"] > 0
-    assert "opens in onnxruntime-cpu" in run("apt-edge", "doctor", bundle)
+    assert "ran a clip in onnxruntime-cpu" in run("apt-edge", "doctor", bundle)
     size = sum(path.stat().st_size for path in device.rglob("*") if path.is_file() and not path.is_symlink())
     with capsys.disabled():
         print(f"\nthe environment of a device: {size / 1e6:.0f} MB")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from apt_edge.doctor import model as of_model
 from apt_edge.doctor.device import device_files, device_programs
@@ -125,7 +127,43 @@ def test_a_model_that_runs_is_said_to_run(apt_edge, tiny_vit, tiny_frames, tmp_p
     export(tiny_vit, tiny_frames, tmp_path / "m", tokens=8)
     done = apt_edge("doctor", tmp_path / "m")
     assert done.returncode == 0, done.stdout
-    assert f"{tmp_path / 'm'} opens in onnxruntime-cpu" in done.stdout
+    assert f"{tmp_path / 'm'} ran a clip in onnxruntime-cpu" in done.stdout
+
+
+def other_prompts(path):
+    arrays = load_file(path / "prompts.safetensors")
+    save_file({name: array[..., :1] for name, array in arrays.items()}, path / "prompts.safetensors")
+
+
+def no_inputs(path):
+    facts = json.loads((path / "model.json").read_text())
+    del facts["inputs"]
+    (path / "model.json").write_text(json.dumps(facts))
+
+
+@pytest.mark.parametrize(
+    ("name", "damage", "message"),
+    [
+        ("folded-parts", lambda path: (path / "part1.onnx").unlink(), "part1.onnx is not the part"),
+        ("bound", lambda path: (path / "prompts.safetensors").unlink(), "prompts.safetensors is missing"),
+        ("bound", other_prompts, "prompts.safetensors is"),
+        ("bound", no_inputs, "model.json is damaged"),
+    ],
+)
+def test_a_model_that_opens_and_does_not_run(task_models, tmp_path, name, damage, message):
+    shutil.copytree(task_models / name, tmp_path / "m")
+    assert examine_model(tmp_path / "m", BARE)["problems"] == []
+    damage(tmp_path / "m")
+    (problem,) = examine_model(tmp_path / "m", BARE)["problems"]
+    assert message in problem["what"]
+    assert problem["fix"]
+
+
+def test_a_lacking_codec_is_a_warning(apt_edge, task_models, monkeypatch):
+    monkeypatch.setattr(of_model, "CODECS", ("h264", "no such codec"))
+    done = apt_edge("doctor", task_models / "folded-one")
+    assert done.returncode == 0
+    assert "warning: this PyAV decodes no no such codec" in done.stdout
 
 
 def test_a_bundle_that_changed_and_a_model_that_is_none(apt_edge, tiny_vit, tiny_frames, tmp_path):

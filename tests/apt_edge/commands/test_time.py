@@ -32,6 +32,11 @@ def test_time_summarises_as_trtexec_does(apt_edge, tiny_vit, tiny_frames, tmp_pa
     assert set(numbers) == {"min", "max", "mean", "median", "p90", "p95", "p99"}
 
 
+def test_a_split_model_is_timed_as_a_whole(apt_edge, task_models):
+    done = apt_edge("time", task_models / "folded-parts", "--seconds", 0.01, "--warm-up", 1)
+    assert "the whole graph with one task, not the 3 parts" in done.stdout
+
+
 def test_an_engine_is_timed_by_its_device_and_with_transfers(tmp_path):
     opened = Opened(tmp_path)
     times = measure_session(opened.session(), {**clip(1), **task(1)}, seconds=0.02, warm_up_ms=1)

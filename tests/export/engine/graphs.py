@@ -117,7 +117,11 @@ def make_model(path: Path, page: str = "tensorrt-rtx", **graph: Any) -> Path:
     path.mkdir()
     attention_graph(path / "model.onnx", **graph)
     bound, free = graph.get("bound", False), graph.get("batch", 1) != 1
-    chosen = profiles(bound) if free else {}
+    shapes, dtype = profiles(bound), graph.get("precision", "float16")
+    inputs = {
+        name: {"dtype": dtype, "shape": [None if free else 1, *sizes[0][1:]], "profile": sizes if free else None}
+        for name, sizes in shapes.items()
+    }
     sidecar = {
         "target": target.model_dump(),
         "attention": 2,
@@ -125,7 +129,7 @@ def make_model(path: Path, page: str = "tensorrt-rtx", **graph: Any) -> Path:
         "clip": ClipSpec(frames=4, size=32, sampling="segments").to_dict(),
         "prompts": list(NAMES),
         "prompt_mode": "bound" if bound else "folded",
-        "inputs": {name: {"profile": chosen.get(name)} for name in ("clip", *(NAMES if bound else ()))},
+        "inputs": inputs,
         "onnx_sha256": sha256(path / "model.onnx"),
     }
     write_json(path / "model.json", sidecar)
