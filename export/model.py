@@ -33,7 +33,7 @@ from export.proof.parity import check_values, compare, gate, torch_logits
 from export.proof.ranges import measure
 from export.rewrites import Pixels, backbone_of, rewritten
 from export.sidecar import describe_graph, describe_model, describe_numerics, ports, profiles
-from export.target import Prompts, Target
+from export.target import UNFED, Prompts, Target
 
 GOLDEN_CLIPS = 2
 CALIBRATION_CLIPS = 8
@@ -103,7 +103,8 @@ class Export:
         """The first form that passes; `folder` is for what is not kept."""
         tried: list[dict[str, str]] = []
         for name in [target.precision, *target.repairs]:
-            reason = numerics.refusal(name, target.repairs)
+            fed = name != "bfloat16" or target.takes_bfloat16
+            reason = numerics.refusal(name, target.repairs) if fed else UNFED
             if not reason:
                 try:
                     return self._write(target, out, name, numerics, tried, folder)
@@ -168,6 +169,7 @@ class Export:
                 **write_parts(written, form, target, stored, clips, self.clip, steps, directory),
                 "prompts": list(only_prompts(values)),
                 "onnx_sha256": sha256(path),
+                "prompts_sha256": sha256(directory / PROMPTS) if target.prompts.mode == "bound" else None,
                 "parity": parity,
                 "numerics": describe_numerics(name, target, numerics, tried),
                 "int8": int8,

@@ -12,6 +12,7 @@ from export.trtexec.flags import parse
 
 Repair = Literal["islands", "accumulation", "bfloat16"]
 ATTENTION_OPSET = 23
+UNFED = "bound prompts are fed from numpy, which has no bfloat16: take float16, or prompts.mode=folded"
 QDQ_OPSET = 19  # the first whose scales may be float16
 
 
@@ -145,6 +146,8 @@ class Target(Strict):
             raise ValueError("split_at is ascending, each block once")
         if self.prompts.per_row and not self.batch.dynamic:
             raise ValueError("prompts.per_row needs a batch: set batch.opt and batch.max")
+        if self.precision == "bfloat16" and not self.takes_bfloat16:
+            raise ValueError(UNFED)
         if self.int8 and not self.strongly_typed:
             raise ValueError("int8 needs TensorRT 10 or later: TensorRT 8 takes no typed Q/DQ, leave int8 out there")
         if self.int8 and self.runtime == "onnxruntime-cuda":
@@ -163,6 +166,11 @@ class Target(Strict):
     def fewest_prompts(self) -> int:
         """The least that a free count of prompts may be: TensorRT has no profile of length 0."""
         return 1 if self.compiler else 0
+
+    @property
+    def takes_bfloat16(self) -> bool:
+        """Whether a graph in bfloat16 can be fed: it has no inputs of that type."""
+        return self.prompts.mode == "folded" or not self.strongly_typed
 
     @property
     def operators(self) -> list[str]:

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import dataclasses
 from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file, save_file
 
 from apt_edge.backbone.folded import folded_model
-from apt_edge.errors import ConfigError
+from apt_edge.errors import ConfigError, GateError, ModelError
+from apt_edge.files import sha256
 from apt_edge.methods.tuned import make_pack
-from apt_edge.pack import PromptPack, folded_head
-from apt_edge.runtime.model_dir import prompt_name
+from apt_edge.pack import FoldedKV, PromptPack, folded_head
+from apt_edge.runtime.model_dir import PROMPTS, ModelDir, prompt_name
 from apt_edge.runtime.openvino import OpenVinoSession
 from export.graph.prompts import HEAD
 from export.model import Export
@@ -77,6 +80,30 @@ def test_tensorrt_compiles_a_free_head_and_has_no_count_of_zero(tiny_vit, tiny_f
     assert sidecar["gate"]["fused_attention"] == 2
     assert sidecar["inputs"]["blocks.0.attn.prompt_key"]["profile"] == [[1, 1, n, 32] for n in (1, 8, 16)]
     assert sidecar["inputs"]["head.weight"]["profile"] == [[1, 64, classes] for classes in (1, 5, 300)]
+
+
+def test_a_bound_graph_is_never_in_bfloat16(tiny_vit, tiny_frames, tmp_path):
+    with pytest.raises(ConfigError, match=r"numpy, which has no bfloat16: .*prompts\.mode=folded"):
+        target("datacenter", "precision=bfloat16", "prompts.mode=bound")
+    pack = tiny_pack(tiny_vit, tokens=8)
+    large = dataclasses.replace(pack, kv={block: FoldedKV(kv.key, 1e6 * kv.value) for block, kv in pack.kv.items()})
+    with pytest.raises(GateError, match=r"(?s)no form.*bfloat16: bound prompts are fed from numpy"):
+        tiny_export(folded_model(large, tiny_vit), tiny_frames).to(
+            target("datacenter", "prompts.mode=bound"), tmp_path / "m"
+        )
+    assert not (tmp_path / "m").exists()
+
+
+def test_the_prompts_have_a_hash(tiny_vit, tiny_frames, tmp_path):
+    _, bound = export(tiny_vit, tiny_frames, tmp_path / "m", chosen=target("onnxruntime-cpu", *FREE), tokens=8)
+    assert bound["prompts_sha256"] == sha256(tmp_path / "m" / PROMPTS)
+    save_file(
+        {name: array + 1 for name, array in load_file(tmp_path / "m" / PROMPTS).items()}, tmp_path / "m" / PROMPTS
+    )
+    with pytest.raises(ModelError, match="is not the file that model.json describes"):
+        _ = ModelDir.load(tmp_path / "m").prompts
+    _, folded = export(tiny_vit, tiny_frames, tmp_path / "folded", tokens=8)
+    assert folded["prompts_sha256"] is None
 
 
 def test_more_classes_than_the_graph_has_room_for_are_an_instruction(tiny_vit, tiny_frames, tmp_path):
