@@ -19,6 +19,7 @@ from apt_edge.video.damage import explain_missing, explain_unreadable, refuse_no
 from apt_edge.video.decoders.packets import LIMIT
 
 STDIN = "-"
+FROZEN = 10.0  # seconds without a picture: a camera is lost, although FFmpeg waits for it without end
 PATIENCE = 5.0  # seconds without a byte: the source is lost
 OPENING = 10.0  # seconds until a network source has told what it sends
 ANALYSE = {"analyzeduration": "1000000"}  # microseconds of a live stream until its first frame; FFmpeg takes 5 s
@@ -60,20 +61,26 @@ def kind_of(source: str) -> str:
 
 
 def shown(source: str) -> str:
-    """The source for people and logs: without a name and a password that its address holds."""
-    return "standard input" if source == STDIN else re.sub(r"(?<=://)[^/]*@", "", source)
+    """The source for people and logs: without a name, a password and a token that its address holds."""
+    if source == STDIN:
+        return "standard input"
+    if "://" not in source:
+        return source
+    # Up to the last @: a password may hold a slash, at which an address would end, and is shown in no case.
+    bare = re.sub(r"(?<=://)([^/]*:.*@|[^/]*@)", "", source)
+    return re.sub(r"\?.+", "?...", bare)
 
 
 def connect(source: str, kind: str, clock: Clock) -> Connection:
-    """Open a source; a named pipe waits for its writer, whatever that takes.
+    """Open a source; a pipe waits for its writer and the first data, whatever that takes.
 
     Raises:
         VideoError: it cannot be opened, or holds no video; the message says what to do.
     """
-    if kind == "file":
-        refuse_non_video(Path(source))
-    pipe = None
+    pipe, reader = None, None
     try:
+        if kind == "file":
+            refuse_non_video(Path(source))
         if kind in ("stdin", "fifo"):
             pipe = os.dup(0) if kind == "stdin" else os.open(source, os.O_RDONLY | os.O_NONBLOCK)
             patience = math.inf if kind == "stdin" else PATIENCE  # whoever pipes into a program may pause
@@ -81,13 +88,21 @@ def connect(source: str, kind: str, clock: Clock) -> Connection:
             container = av.open(reader, container_options=ANALYSE, metadata_errors="replace")
         else:
             container = _open(source, kind)
+    except VideoError as error:
+        raise _of_one(error) from None
     except (av.FFmpegError, OSError, ValueError) as error:  # ValueError: a name with a null character
         if pipe is not None:
             os.close(pipe)
+        if reader is not None and not reader.begun:
+            found, fix = "0 bytes", "see that the program that writes into it runs and finds its input"
+            raise VideoError(f"{shown(source)} is empty", found=found, fix=fix) from None
         raise _explain(source, kind, error) from None
     connection = Connection(container, None, pipe)
     try:
         return connection._replace(stream=_video(container, source, kind))
+    except VideoError as error:
+        connection.close()
+        raise _of_one(error) from None
     except BaseException:
         connection.close()
         raise
@@ -115,6 +130,12 @@ def _video(container: Any, source: str, kind: str) -> Any:
     if (name := container.format.name).endswith("_pipe") and kind == "file":  # a video of one frame, to FFmpeg
         found = name.removesuffix("_pipe").upper()
         raise VideoError(f"{shown(source)} is a picture, not a video", found=found, fix="give the video file")
+    if kind == "network" and container.duration and source.startswith(("http://", "https://")):
+        raise VideoError(
+            f"{shown(source)} is a file on a server, not a live video",
+            found=f"a length of {container.duration / av.time_base:.0f} s",
+            fix="download it and give the file, or pipe it: curl ADDRESS | apt-edge stream MODEL -",
+        )
     streams = [s for s in container.streams.video if not s.disposition & av.stream.Disposition.attached_pic]
     if not streams:
         kinds = ", ".join(sorted({s.type for s in container.streams})) or "no streams"
@@ -139,11 +160,17 @@ def _explain(source: str, kind: str, error: Exception) -> AptEdgeError:
         fix = "check address, user and password, and that the sender runs; try it with ffplay"
         return VideoError(f"{name} cannot be opened", found=reason, fix=fix)
     if kind == "file":
-        return explain_unreadable(Path(source), reason)
+        return _of_one(explain_unreadable(Path(source), reason))
     if kind == "fifo" and not os.path.exists(source):
-        return explain_missing(Path(source), error)
+        return _of_one(explain_missing(Path(source), error))
     fix = "send a format that needs no seeking: MPEG-TS, Matroska, or MP4 in fragments"
     return VideoError(f"{name} cannot be read as a video", found=reason, fix=fix)
+
+
+def _of_one(error: VideoError) -> VideoError:
+    """The error with what to do about a single video, where it speaks of lists of them."""
+    fix = re.sub(r"[,;] (or leave it out of the list|paths in a list file.*)", "", error.fix or "")
+    return VideoError(error.wrong, found=error.found, fix=fix)
 
 
 class _Pipe:
@@ -152,12 +179,15 @@ class _Pipe:
     Args:
         pipe: file descriptor, which stays the caller's.
         clock: of the stream.
-        patience: seconds between two pieces of data; the first one may take as long as it likes.
+        patience: seconds that one `read` waits; those before the first data wait as long as it takes.
+
+    Attributes:
+        begun: there was data.
     """
 
     def __init__(self, pipe: int, clock: Clock, patience: float) -> None:
         self._pipe, self._clock, self._patience = pipe, clock, patience
-        self._begun = False
+        self.begun = False
         self._poll = select.poll()
         self._poll.register(pipe, select.POLLIN)
 
@@ -166,8 +196,9 @@ class _Pipe:
         since = self._clock.now()
         while not self._clock.stopped:
             if self._poll.poll(STEP):
-                self._begun = True
-                return os.read(self._pipe, size)
-            if self._begun and self._clock.now() - since > self._patience:
+                data = os.read(self._pipe, size)
+                self.begun = self.begun or bool(data)
+                return data
+            if self.begun and self._clock.now() - since > self._patience:
                 raise TimeoutError
         return b""

@@ -5,6 +5,7 @@ What passes between the threads is bounded: one window, and a few notices, for w
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Iterator
 from typing import Protocol
@@ -20,6 +21,7 @@ from apt_edge.stream.windows import Windows
 from apt_edge.video.preprocess import short_side_crop
 
 NOTICES = 64
+BEHIND = 1.0  # seconds from a frame's coming to its turn, from which on what nobody needs is left out
 WAIT = 0.1  # seconds: so soon does the main thread look whether the stream was stopped
 
 
@@ -40,7 +42,9 @@ class Feed:
         windows: which frames make one.
         scheduler: of this feed alone.
         clock: the source's.
-        writer: sees all frames.
+        writer: sees all frames, but for those that are late: it must not make the windows later still.
+        patience: seconds without a frame after which the source is lost, although it says nothing, until one comes: a
+            camera's driver may never return. Seen only where the decoding has a thread.
 
     Attributes:
         ended: no frame will come any more.
@@ -56,12 +60,14 @@ class Feed:
         scheduler: Scheduler,
         clock: Clock,
         writer: Writer | None = None,
+        patience: float = math.inf,
     ) -> None:
         self._items, self._spec, self._clock, self._writer = items, spec, clock, writer
         self._ring, self._scheduler = Ring(windows), scheduler
         self._notices: list[Notice] = []
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
+        self._patience, self._heard, self._lost, self._silent = patience, clock.now(), False, False
         self.ended = False
         self.error: Exception | None = None
 
@@ -95,6 +101,10 @@ class Feed:
         with self._changed:
             if not (self.ended or self._notices or self._scheduler.waits):
                 self._changed.wait(WAIT)
+            if not (self.ended or self._lost) and self._clock.now() - self._heard > self._patience:
+                self._lost = self._silent = True
+                self._scheduler.forget()
+                self._notices.append(Notice("lost", {"reason": f"no frame for {self._patience:g} s"}))
 
     def join(self, seconds: float) -> bool:
         """Wait for the thread; returns whether it has ended."""
@@ -111,6 +121,7 @@ class Feed:
         try:
             item = None if self._clock.stopped else next(self._items, None)
             if isinstance(item, Frame):
+                self._hear()
                 self._frame(item)
             elif item is not None:
                 self._notice(item)
@@ -121,11 +132,23 @@ class Feed:
             self.ended = ended
             self._changed.notify_all()
 
+    def _hear(self) -> None:
+        """A frame has come."""
+        with self._changed:
+            since, self._heard = self._heard, self._clock.now()
+            silent, self._lost, self._silent = self._silent, False, False
+        if silent:
+            self._ring.restart()
+            self._notice(
+                Notice("reconnected", {"after": round(self._heard - since - self._patience, 3), "attempts": 0})
+            )
+
     def _frame(self, frame: Frame) -> None:
         wanted = self._ring.wants()
-        picture = frame.picture() if wanted or self._writer else None
-        if picture is not None and self._writer:
-            self._writer.write(picture, frame.seconds)
+        writer = self._writer if self._clock.now() - frame.captured < BEHIND else None
+        picture = frame.picture() if wanted or writer else None
+        if picture is not None and writer:
+            writer.write(picture, frame.seconds)
         seen = short_side_crop(picture[None], self._spec)[0] if picture is not None and wanted else None
         window = self._ring.push(seen, frame.captured, frame.seconds)
         if window is not None:
@@ -137,6 +160,11 @@ class Feed:
             if notice.event in ("lost", "gap"):
                 self._ring.restart()
                 self._scheduler.forget()
+            if notice.event == "lost":
+                self._lost = True
+                if self._silent:  # told already: the source sees it now, and will tell that it is back
+                    self._silent = False
+                    return
             while len(self._notices) >= NOTICES and not self._clock.stopped:
                 self._changed.wait(WAIT)
             self._notices.append(notice)

@@ -5,6 +5,7 @@ Shapes: H height, W width.
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -15,7 +16,7 @@ import numpy as np
 
 from apt_edge.errors import AptEdgeError, VideoError
 from apt_edge.stream.clock import Clock
-from apt_edge.stream.connect import Connection, connect, kind_of, reason_of_loss, shown
+from apt_edge.stream.connect import FROZEN, Connection, connect, kind_of, reason_of_loss, shown
 from apt_edge.video.damage import missing_bytes
 from apt_edge.video.decoders.packets import TRUSTED_COUNT
 from apt_edge.video.decoders.pyav import converter
@@ -23,6 +24,8 @@ from apt_edge.video.decoders.pyav import converter
 FIRST_WAIT, LONGEST_WAIT = 0.5, 30.0  # seconds before a connection is tried again: twice as long each time
 JUMP = 1.0  # seconds between two timestamps that are a gap, of sources that send a frame a second or more
 STARVED = 30.0  # seconds without a whole frame, although data comes: longer than cameras' keyframes are apart
+LONGEST_DOUBLING = 10  # attempts after which the wait is the longest in any case: 2.0**1024 is no number
+DRIFT = 2e-4  # seconds a second by which a sender's clock may be slow; crystals keep half of that
 RATE = 25.0  # frames a second of a source that tells neither rate nor timestamps
 TS_PACKETS = 188, 192  # bytes, in a stream and on a disc
 _NO_KEY = object()
@@ -33,7 +36,8 @@ class Frame(NamedTuple):
     """A decoded frame.
 
     Attributes:
-        captured: time at which it was there, by the stream's clock.
+        captured: time at which it was there, by the stream's clock; of live sources that at which it would have come
+            if it had been delayed no longer than the quickest one, so that waiting in a socket or a pipe counts.
         seconds: since the stream's beginning; of a file by its timestamps.
         picture: makes the picture, uint8 [H, W, 3], RGB, upright.
     """
@@ -62,6 +66,7 @@ class Source:
     Attributes:
         rate: frames a second that the source says it has; 0: unknown.
         kind: see `kind_of`.
+        patience: seconds without a frame after which it is lost although it says nothing; see `Feed`.
 
     Raises:
         VideoError: it cannot be opened.
@@ -71,6 +76,7 @@ class Source:
         self.name, self.kind = shown(source), kind_of(source)
         self._source, self._clock, self._retries, self._fast = source, clock, retries, fast
         self._live = self.kind not in ("file", "stdin")
+        self.patience = FROZEN if self.kind == "camera" else math.inf
         self._connection: Connection | None = None
         self.rate = 0.0
         try:
@@ -80,7 +86,7 @@ class Source:
             if not clock.stopped:  # while it waited for a writer: no error then
                 raise
         self._begun = clock.now()
-        self._size, self._count = "", 0
+        self._size = ""
         self._convert: tuple[tuple[int, int, str], Callable[[Any], np.ndarray]] | None = None
 
     def close(self) -> None:
@@ -127,7 +133,7 @@ class Source:
                     found=f"{reason}; {attempts} attempts to connect again",
                     fix="see that the sender runs and the line holds; --retries sets how often it is tried",
                 )
-            self._clock.sleep(min(FIRST_WAIT * 2**attempts, LONGEST_WAIT))
+            self._clock.sleep(min(FIRST_WAIT * 2 ** min(attempts, LONGEST_DOUBLING), LONGEST_WAIT))
             attempts += 1
             try:
                 if not self._clock.stopped:
@@ -141,7 +147,7 @@ class Source:
         """The frames of one connection up to its end; raises _LostError when it breaks."""
         # After damage, and where one joins a stream, nothing before a whole keyframe can be trusted.
         broken, key, packets, first = self._live, _NO_KEY, 0, ""
-        times, whole = _Times(stream), self._clock.now()
+        times, whole = _Times(container, stream, self.rate or RATE), self._clock.now()
         try:
             for packet in container.demux(stream):
                 if self._clock.stopped:
@@ -156,13 +162,14 @@ class Source:
                 elif packet.is_keyframe and key is _NO_KEY:
                     key = packet.pts
                 for frame in frames:
+                    seconds, came, jump = times.of(frame, self._clock.now())
                     if broken and frame.pts != key:
                         continue  # the decoder held it back from before the damage
-                    seconds, step = times.of(frame)
-                    if self._live and not broken and self._jumps(step):
-                        yield Notice("gap", {"reason": f"timestamps jump by {step:.3f} s"})
-                    broken, whole = False, self._clock.now()
-                    yield from self._frame(frame, seconds)
+                    whole = self._clock.now()
+                    if jump and not broken:
+                        yield Notice("gap", {"reason": f"timestamps jump by {jump:.3f} s"})
+                    broken = False
+                    yield from self._frame(frame, seconds, came)
                 if damage and not broken:
                     broken = True
                     yield Notice("gap", {"reason": damage})
@@ -180,23 +187,17 @@ class Source:
         missing = _missing(self._source, container.format.name, packets, promised) if self.kind == "file" else ""
         return f"it is cut short, {missing}" if missing else ""
 
-    def _frame(self, frame: Any, time: float | None) -> Iterator[Frame | Notice]:
+    def _frame(self, frame: Any, seconds: float, came: float) -> Iterator[Frame | Notice]:
         """A frame when it is due, and before it the notice that its size is new."""
         if self._live:
-            seconds = self._clock.now() - self._begun
-        else:
-            seconds = self._count / (self.rate or RATE) if time is None else time
-        self._count += 1
+            seconds = came - self._begun
         if self.kind == "file" and not self._fast:
             self._clock.sleep(self._begun + seconds - self._clock.now())
         size = f"{frame.width}x{frame.height}"
         if self._size not in ("", size):
             yield Notice("size", {"was": self._size, "now": size})
         self._size = size
-        yield Frame(self._clock.now(), seconds, partial(self._picture, frame))
-
-    def _jumps(self, step: float) -> bool:
-        return not 0 <= step <= max(JUMP, 5 / (self.rate or RATE))
+        yield Frame(came if self._live else self._clock.now(), seconds, partial(self._picture, frame))
 
     def _picture(self, frame: Any) -> np.ndarray:
         form = (frame.width, frame.height, frame.format.name)
@@ -206,22 +207,39 @@ class Source:
 
 
 class _Times:
-    """Timestamps of one connection in seconds."""
+    """Times of the frames of one connection.
 
-    def __init__(self, stream: Any) -> None:
-        self._tick = stream.time_base
-        self._first: float | None = None
-        self._last = 0.0
+    Args:
+        container, stream: of the connection; what it says of times is not believed where it makes them up.
+        rate: frames a second where there are no timestamps.
+    """
 
-    def of(self, frame: Any) -> tuple[float | None, float]:
-        """Seconds since the first frame, and since the one before; None and 0 without a timestamp."""
-        if frame.pts is None:
-            return None, 0.0
+    def __init__(self, container: Any, stream: Any, rate: float) -> None:
+        self._tick, self._step = stream.time_base, 1 / rate
+        # AVI stores no presentation times: the demuxer makes them up in decoding order, wrong with B-frames.
+        self._none = container.format.name == "avi" and bool(stream.codec_context.has_b_frames)
+        self._time: float | None = None
+        self._zero, self._seconds = 0.0, -self._step
+        self._delay, self._asked = math.inf, 0.0
+
+    def of(self, frame: Any, now: float) -> tuple[float, float, float]:
+        """Of the next frame: seconds since the first one, when it came, and the jump of its timestamp, 0 if none.
+
+        After a jump seconds go on by one frame: nobody knows how long the jump really took.
+        """
+        if self._none or frame.pts is None:
+            self._seconds += self._step
+            return self._seconds, now, 0.0
         time = float(frame.pts * self._tick)
-        if self._first is None:
-            self._first = self._last = time
-        step, self._last = time - self._last, time
-        return time - self._first, step
+        step = 0.0 if self._time is None else time - self._time
+        jump = 0.0 if 0 <= step <= max(JUMP, 5 * self._step) else step
+        if jump or self._time is None:
+            self._delay, self._zero = math.inf, time - (self._seconds + self._step)
+        self._time, self._seconds = time, time - self._zero
+        # The least delay stays, but for what the sender's clock may lose: that must not look like a growing delay.
+        self._delay = min(self._delay + DRIFT * (now - self._asked), now - time)
+        self._asked = now
+        return self._seconds, time + self._delay, jump
 
 
 class _LostError(Exception):

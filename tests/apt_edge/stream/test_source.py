@@ -7,7 +7,12 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from fractions import Fraction
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from types import SimpleNamespace
 
 import av
 import numpy as np
@@ -16,7 +21,7 @@ import pytest
 from apt_edge.errors import VideoError
 from apt_edge.stream.clock import Clock
 from apt_edge.stream.connect import _explain, connect, kind_of, shown
-from apt_edge.stream.source import Frame, Notice, Source
+from apt_edge.stream.source import Frame, Notice, Source, _Times
 from apt_edge.video.decode import probe, read_frames
 from tests.apt_edge.stream.senders import PipeWriter, RtspServer
 from tests.apt_edge.stream.simulated import SimulatedClock
@@ -28,6 +33,13 @@ class HastyClock(Clock):
 
     def sleep(self, seconds: float) -> None:
         super().sleep(min(seconds, 0.02))
+
+
+class QuietHandler(SimpleHTTPRequestHandler):
+    """Files of a folder, without a word on the terminal."""
+
+    def log_message(self, *arguments):
+        pass
 
 
 @pytest.fixture(scope="module")
@@ -100,6 +112,93 @@ def test_a_file_that_stops_mid_frame_never_gives_a_wrong_frame(folder, tmp_path,
     found = pictures(items)
     whole = read_frames(folder / name, range(40))
     assert all((one == other).all() for one, other in zip(found, whole, strict=False))
+
+
+@pytest.mark.parametrize("jump", [3600, -1, -3600])
+def test_a_file_whose_timestamps_jump_goes_on_after_one_frame(tmp_path, jump):
+    path, clock = tmp_path / "jump.mpg", SimulatedClock()
+    parts = [tmp_path / "0.mpg", tmp_path / "1.mpg"]
+    for part, first in zip(parts, (100_000, 100_020 + 25 * jump), strict=True):
+        write_video(part, 20, 10, 0, codec="mpeg2video", rate=25, times=[first + n for n in range(20)])
+    path.write_bytes(b"".join(part.read_bytes() for part in parts))
+    source = Source(str(path), clock, 0)
+    items = list(source.items())
+    source.close()
+    gaps = [n for n, item in enumerate(items) if isinstance(item, Notice)]
+    assert len(gaps) == 1
+    assert "jump" in items[gaps[0]].facts["reason"]
+    frames = [item for item in items if isinstance(item, Frame)]
+    assert [frame.seconds for frame in frames] == pytest.approx([n / 25 for n in range(40)])
+    assert [frame.captured for frame in frames] == pytest.approx([n / 25 for n in range(40)])
+
+
+@pytest.mark.parametrize("live", [False, True])
+def test_timestamps_that_the_demuxer_invents_are_not_believed(tmp_path, live):
+    """AVI in which frames are stored in another order than they are shown."""
+    path, source = tmp_path / "b.avi", tmp_path / "b.avi"
+    write_video(path, 40)
+    clock = HastyClock()
+    if live:
+        source = tmp_path / "pipe"
+        os.mkfifo(source)
+        writer = PipeWriter(path, source)
+    opened, items = Source(str(source), clock, 0, fast=not live), []
+    for item in opened.items():
+        items.append(item)
+        if live and len(items) == 30:
+            writer.kill()
+        if isinstance(item, Notice):
+            clock.stop()
+    opened.close()
+    kept = [item for item in items if isinstance(item, Frame)]
+    assert len(items) - len(kept) == live  # it is lost when the writer is
+    assert numbers(np.stack(pictures(kept))) == list(range(len(kept)))
+    assert len(kept) >= 36
+    if not live:
+        assert [frame.seconds for frame in kept] == pytest.approx([n / 12 for n in range(40)])
+
+
+def test_frames_that_waited_unseen_are_old(folder, tmp_path):
+    """All frames lie in the pipe and each takes a second, of which a twelfth is its own."""
+    pipe, clock = tmp_path / "pipe", SimulatedClock()
+    os.mkfifo(pipe)
+    writer = PipeWriter(folder / "no-b.ts", pipe)
+    source, ages = Source(str(pipe), clock, 0), []
+    for item in source.items():
+        if isinstance(item, Notice):
+            break
+        ages.append(clock.now() - item.captured)
+        clock.sleep(1)
+        if len(ages) == 30:
+            writer.kill()
+    source.close()
+    expected = [n * 11 / 12 for n in range(len(ages))]
+    assert ages == pytest.approx(expected, rel=1e-3)
+    assert len(ages) >= 36
+
+
+def test_a_slow_clock_of_the_sender_is_no_delay():
+    """A tenth of a thousandth slower, for a day."""
+    stream = SimpleNamespace(time_base=Fraction(1, 1000), codec_context=SimpleNamespace(has_b_frames=False))
+    times = _Times(SimpleNamespace(format=SimpleNamespace(name="rtsp")), stream, 25)
+    for second in range(86_400):
+        now = second * 1.0001
+        _, came, jump = times.of(SimpleNamespace(pts=second * 1000), now)
+        assert now - came < 1e-3
+        assert not jump
+
+
+def test_the_wait_for_a_sender_grows_to_an_end(tmp_path):
+    """Also after 1025 attempts, where a power of two is no number any more."""
+    pipe, clock = tmp_path / "pipe", SimulatedClock()
+    os.mkfifo(pipe)
+    clock.stop()
+    source = Source(str(pipe), clock, retries=1100)
+    clock.stopped = False
+    pipe.unlink()
+    with pytest.raises(VideoError, match="1100 attempts"):
+        source._reconnect(0, "gone")
+    assert clock.now() == pytest.approx(1094 * 30 + sum(0.5 * 2**n for n in range(6)))
 
 
 def test_a_change_of_size_is_announced(tmp_path):
@@ -231,7 +330,40 @@ def test_what_cannot_be_opened_is_an_instruction(source, message):
     with pytest.raises(VideoError, match=message) as error:
         Source(source, Clock(), 0)
     assert "fix:" in str(error.value)
+    assert " list" not in str(error.value)  # of videos: another command has one
     assert "word@" not in str(error.value)
+
+
+@pytest.mark.parametrize(("name", "data"), [("empty.mp4", b""), ("noise.mp4", b"\0\1" * 5000)])
+def test_a_file_that_is_no_video_is_told_without_lists(tmp_path, name, data):
+    (tmp_path / name).write_bytes(data)
+    with pytest.raises(VideoError) as error:
+        Source(str(tmp_path / name), Clock(), 0)
+    assert "copy or download it again" in str(error.value)
+    assert " list" not in str(error.value)
+
+
+def test_a_pipe_without_a_byte_is_empty(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_bytes, args=(b"",))
+    writer.start()
+    with pytest.raises(VideoError, match=r"(?s)pipe is empty.*0 bytes.*see that the program"):
+        Source(str(pipe), Clock(), 0)
+    writer.join()
+
+
+def test_a_file_on_a_server_is_no_live_video(folder):
+    handler = partial(QuietHandler, directory=str(folder))
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(VideoError, match=r"(?s)is a file on a server.*a length of 3 s.*curl"):
+                Source(f"http://127.0.0.1:{server.server_address[1]}/fast.mp4?key=1", Clock(), 0)
+        finally:
+            server.shutdown()
+            thread.join()
 
 
 def test_a_busy_camera_is_told_what_to_do():
@@ -244,7 +376,23 @@ def test_kinds(tmp_path):
     os.mkfifo(tmp_path / "pipe")
     sources = ("-", "rtsp://camera/1", "/dev/video7", str(tmp_path / "pipe"), str(tmp_path / "a.mp4"), "/dev/null")
     assert [kind_of(s) for s in sources] == ["stdin", "network", "camera", "fifo", "file", "camera"]
-    assert shown("rtsp://a:b@host/x") == "rtsp://host/x"
+
+
+@pytest.mark.parametrize(
+    ("source", "name"),
+    [
+        ("rtsp://a:b@host/x", "rtsp://host/x"),
+        ("rtsp://a:b/secret@c@host:554/x", "rtsp://host:554/x"),
+        ("rtsp://a:b?secret@host/x", "rtsp://host/x"),
+        ("rtsp://secret@host/x", "rtsp://host/x"),
+        ("rtsp://host/cam@1", "rtsp://host/cam@1"),
+        ("http://host:80/x.m3u8?token=secret", "http://host:80/x.m3u8?..."),
+        ("srt://host:1?passphrase=secret&mode=caller", "srt://host:1?..."),
+        ("what?.mp4", "what?.mp4"),
+    ],
+)
+def test_addresses_are_shown_without_secrets(source, name):
+    assert shown(source) == name
 
 
 def test_descriptors_are_given_back(folder, tmp_path):
