@@ -127,12 +127,12 @@ def run_tool(main: Callable[[], None], name: str) -> None:
     """Run a command-line tool: user errors become one message on stderr and an exit code, never a traceback."""
     try:
         main()
-        sys.stdout.flush()  # here, where a reader that has gone is answered
+        if sys.stdout is not None:  # started with its output closed
+            sys.stdout.flush()  # here, where a reader that has gone is answered
     except AptEdgeError as error:
         print(f"{name}: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
     except BrokenPipeError:  # the reader, such as `head`, has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # or the interpreter complains on its way out
         sys.exit(1)
     except OSError as error:
         print(f"{name}: {error.strerror or error}", file=sys.stderr)
@@ -143,3 +143,14 @@ def run_tool(main: Callable[[], None], name: str) -> None:
     except KeyboardInterrupt:
         print(f"{name}: interrupted", file=sys.stderr)
         sys.exit(130)
+    finally:
+        _settle_stdout()
+
+
+def _settle_stdout() -> None:
+    """Forget what nobody reads or no disk takes, or the interpreter complains on its way out."""
+    try:
+        if sys.stdout is not None:
+            sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

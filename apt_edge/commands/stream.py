@@ -4,22 +4,30 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import signal
 import sys
 from collections.abc import Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apt_edge.commands.numbers import count, length
+from apt_edge.commands.numbers import count, length, share, threads
 from apt_edge.commands.tasks import add_tasks, tasks_of
 
 if TYPE_CHECKING:
     from apt_edge.runtime.runner import TaskRunner
     from apt_edge.stream.annotate import Annotated
     from apt_edge.stream.clock import Clock
+    from apt_edge.stream.smoothing import Smoothing
     from apt_edge.stream.source import Source
+    from apt_edge.stream.stream import Stream
     from apt_edge.stream.windows import Windows
+
+LONGEST = 100_000  # frames of a window or windows of a mean: an hour of a camera
+STDOUT = "standard output"
 
 
 def add(commands: Any) -> None:
@@ -34,28 +42,28 @@ def add(commands: Any) -> None:
         "source", help="video file, /dev/videoN, rtsp://..., tcp://..., udp://..., named pipe, - (stdin)"
     )
     add_tasks(parser)
-    parser.add_argument("--threads", type=count, help="threads of the runtime (default: all cores)")
+    parser.add_argument("--threads", type=threads, help="threads of the runtime (default: all cores)")
     windows = parser.add_argument_group("windows")
     hop = windows.add_mutually_exclusive_group()
     hop.add_argument("--hop", type=count, metavar="FRAMES", help="from one window to the next (default: a good reuse)")
     hop.add_argument("--hop-seconds", type=length, metavar="SECONDS", help="the same in seconds")
     windows.add_argument(
         "--span",
-        type=count,
+        type=partial(count, most=LONGEST),
         metavar="FRAMES",
         help="length of a window, for models of `segments` (default: stride a frame)",
     )
     windows.add_argument(
         "--deadline", type=length, metavar="SECONDS", help="drop a window that waited and whose result would be older"
     )
-    speed = windows.add_mutually_exclusive_group()
-    speed.add_argument("--realtime", action="store_true", help="a file at its own speed (the default)")
-    speed.add_argument("--fast", action="store_true", help="a file or - as fast as can be; no window is dropped")
+    windows.add_argument("--fast", action="store_true", help="a file or - as fast as can be; no window is dropped")
     labels = parser.add_argument_group("labels")
-    labels.add_argument("--on", type=float, default=0.6, help="mean probability at which a label begins (default 0.6)")
-    labels.add_argument("--off", type=float, default=0.4, help="below this it ends (default 0.4)")
-    labels.add_argument("--smooth", type=count, default=4, metavar="WINDOWS", help="the mean is of so many (default 4)")
-    parser.add_argument("--retries", type=int, default=10, help="attempts in a row to connect again (default 10)")
+    labels.add_argument("--on", type=share, default=0.6, help="mean probability at which a label begins (default 0.6)")
+    labels.add_argument("--off", type=share, default=0.4, help="below this it ends (default 0.4)")
+    most = partial(count, most=LONGEST)
+    labels.add_argument("--smooth", type=most, default=4, metavar="WINDOWS", help="the mean is of so many (default 4)")
+    attempts = partial(count, least=0)
+    parser.add_argument("--retries", type=attempts, default=10, help="attempts in a row to connect again (default 10)")
     parser.add_argument("--events", type=Path, metavar="FILE", help="append events as JSON lines")
     parser.add_argument(
         "--annotate", type=Path, metavar="OUT.mp4", help="write the video with its labels; needs Pillow"
@@ -66,23 +74,31 @@ def add(commands: Any) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
+    from apt_edge.errors import ConfigError
     from apt_edge.runtime.runner import TaskRunner
     from apt_edge.stream.annotate import Annotated
     from apt_edge.stream.clock import Clock
+    from apt_edge.stream.connect import kind_of, shown
     from apt_edge.stream.smoothing import Smoothing
     from apt_edge.stream.source import Source
+    from apt_edge.stream.windows import windows_of
 
     smoothing = Smoothing(args.on, args.off, args.smooth)
     smoothing.check()
+    _check_places(args)
+    if args.fast and kind_of(args.source) not in ("file", "stdin"):
+        raise ConfigError("--fast is for files and standard input", found=shown(args.source), fix="leave --fast out")
     clock = Clock()
     with ExitStack() as stack:  # everything that can be wrong is found before the first frame
         stack.enter_context(_stopped_by_signals(clock))
         annotated = stack.enter_context(Annotated(args.annotate)) if args.annotate else None
+        log = stack.enter_context(_log(args.events))
         runner = TaskRunner.open(args.model, tasks_of(args), args.threads)
+        windows = windows_of(runner.model.clip, args.hop, args.span, runner.tubelet)
         source = Source(args.source, clock, args.retries, args.fast)
-        error = _stream(args, runner, source, clock, smoothing, annotated)
-    if error is not None:
-        raise error
+        windows = _with_hop(args, windows, source)
+        errors = _stream(args, runner, source, clock, windows, smoothing, annotated, log)
+    _raise([*errors, *([annotated.error] if annotated and annotated.error else [])])
 
 
 def _stream(
@@ -90,60 +106,113 @@ def _stream(
     runner: TaskRunner,
     source: Source,
     clock: Clock,
-    smoothing: Any,
+    windows: Windows,
+    smoothing: Smoothing,
     annotated: Annotated | None,
-) -> Exception | None:
-    from apt_edge.stream.events import Events
+    log: Any,
+) -> list[Exception]:
+    """Run the stream to its end; returns what went wrong, the worst first."""
+    from apt_edge.errors import AptEdgeError
+    from apt_edge.files import as_text
+    from apt_edge.stream.events import Events, Sink, lines
     from apt_edge.stream.feed import Feed
     from apt_edge.stream.report import LiveLine, sentence
     from apt_edge.stream.scheduler import Scheduler
     from apt_edge.stream.stream import Stream
 
-    windows = _windows(args, runner, source)
-    line = LiveLine(sys.stderr)
+    line, errors = LiveLine(sys.stderr), list[Exception]()
 
     def tell(entry: Mapping[str, Any]) -> None:
         line.clear()
         print(json.dumps(entry) if args.json else sentence(entry), flush=True)
 
-    def show(now: float, numbers: Any, labels: Mapping[str, tuple[str, float]]) -> None:
-        line.show(now, numbers, labels)
-        if annotated is not None:
-            several = len(labels) > 1
-            annotated.text = "\n".join(
-                f"{f'{task}: ' if several else ''}{label} {probability:.0%}"
-                for task, (label, probability) in labels.items()
-            )
-
-    with _log(args.events) as log:
-        events = Events(clock, log, tell)
-        events.write(
-            "begin", source=source.name, tasks=list(runner.tasks), span=windows.span, hop=windows.hop, rate=source.rate
-        )
-        scheduler = Scheduler(args.deadline)
-        feed = Feed(source.items(), runner.model.clip, windows, scheduler, clock, annotated)
-        stream = Stream(runner, feed, scheduler, windows.hop, smoothing, events, clock, args.windows, show)
-        if not args.fast:
-            feed.start()
-        try:
-            return stream.run()
-        finally:
-            if stream.joined:
-                source.close()
+    sinks: dict[str, Sink] = {STDOUT: tell}
+    if log is not None:
+        sinks[str(args.events)] = lines(log)
+    events, scheduler = Events(clock, sinks, annotated.hear if annotated else None), Scheduler(args.deadline)
+    name, span, hop = as_text(source.name), windows.span, windows.hop
+    events.write("begin", source=name, tasks=list(runner.tasks), span=span, hop=hop, rate=source.rate)
+    feed = Feed(source.items(), runner.model.clip, windows, scheduler, clock, annotated, source.patience)
+    stream = Stream(runner, feed, scheduler, hop, smoothing, events, clock, args.windows, line.show)
+    if not args.fast:
+        feed.start()
+    try:
+        errors += filter(None, [stream.run()])
+    except AptEdgeError as error:
+        errors.append(error)
+    finally:
+        line.clear()
+        if stream.joined:
+            source.close()
+    errors += [error for error in [_nothing(stream, windows)] if error and not errors]
+    return errors + [_named(error, sink) for sink, error in events.errors.items()]
 
 
-def _windows(args: argparse.Namespace, runner: TaskRunner, source: Source) -> Windows:
+def _nothing(stream: Stream, windows: Windows) -> Exception | None:
+    """What is wrong when a source ended before there was a window."""
+    from apt_edge.errors import VideoError
+
+    numbers = stream.numbers()
+    if numbers["windows"] or stream.ended != "the source's end":
+        return None
+    return VideoError(
+        "the source ended before a window was complete",
+        found=f"{numbers['frames']} frames; a window takes {windows.last + 1} without a gap",
+        fix="give a longer video or, to a model of segments, a shorter --span; predict labels short files",
+    )
+
+
+def _named(error: OSError, sink: str) -> Exception:
+    from apt_edge.errors import AptEdgeError
+
+    if sink == STDOUT:
+        return error
+    found, fix = error.strerror or str(error), "give --events a place with room; what was written until then is kept"
+    return AptEdgeError(f"{sink} could not be written to its end", found=found, fix=fix)
+
+
+def _raise(errors: list[Exception]) -> None:
+    """Raise the first of what went wrong, after a line for each of the others; a reader that has gone is the least."""
+    worst = [error for error in errors if not isinstance(error, BrokenPipeError)] or errors
+    for error in worst[1:]:
+        print(f"apt-edge: {error}", file=sys.stderr)
+    for error in worst[:1]:
+        raise error
+
+
+def _with_hop(args: argparse.Namespace, windows: Windows, source: Source) -> Windows:
+    """The windows, `--hop-seconds` apart where it was given."""
     from apt_edge.errors import ConfigError
-    from apt_edge.stream.windows import windows_of
 
-    if args.fast and source.kind not in ("file", "stdin"):
-        raise ConfigError("--fast is for files and standard input", found=source.name, fix="leave --fast out")
-    hop = args.hop
-    if args.hop_seconds is not None:
-        if not source.rate:
-            raise ConfigError(f"{source.name} does not tell its frame rate", fix="give --hop in frames")
-        hop = max(1, round(args.hop_seconds * source.rate))
-    return windows_of(runner.model.clip, hop, args.span, runner.tubelet)
+    if args.hop_seconds is None:
+        return windows
+    if not source.rate:
+        raise ConfigError(f"{source.name} does not tell its frame rate", fix="give --hop in frames")
+    return replace(windows, hop=max(1, round(args.hop_seconds * source.rate)))
+
+
+def _check_places(args: argparse.Namespace) -> None:
+    """Raise ConfigError where what is written would destroy what is read."""
+    from apt_edge.errors import ConfigError
+
+    places = {"--annotate": args.annotate, "--events": args.events}
+    read = [Path(args.source), *tasks_of(args).values()]
+    for option, place in places.items():
+        if place is None:
+            continue
+        found = ""
+        if place.is_dir():
+            found = "a directory"
+        elif place.resolve().is_relative_to(args.model.resolve()):
+            found = "a file of the model's directory"
+        elif place.exists() and any(path.exists() and path.samefile(place) for path in read):
+            found = "one of the files to be read"
+        elif place.exists() and args.source == "-" and os.path.samestat(place.stat(), os.fstat(0)):
+            found = "standard input"
+        elif args.annotate and args.events and args.annotate.resolve() == args.events.resolve():
+            found = "the other file that is written"
+        if found:
+            raise ConfigError(f"{place} cannot be written with {option}", found=found, fix="give it another name")
 
 
 @contextmanager
@@ -153,14 +222,19 @@ def _log(path: Path | None) -> Iterator[Any]:
         yield None
         return
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.open("a", encoding="utf-8") as file:
+    file = path.open("a", encoding="utf-8")
+    try:
         yield file
+    finally:
+        with suppress(OSError):  # a line that could not be written was told of then
+            file.close()
 
 
 @contextmanager
 def _stopped_by_signals(clock: Clock) -> Iterator[None]:
-    """Ctrl-C and the service manager's SIGTERM end the stream in order; a second one at once."""
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    """Ctrl-C and the service manager's SIGTERM end the stream in order; a second one at once. Ignored ones stay so."""
+    both = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in both.items() if handler is not signal.SIG_IGN}
 
     def stop(number: int, frame: object) -> None:
         clock.stop()

@@ -11,6 +11,7 @@ import numpy as np
 from apt_edge.runtime.statistics import percentile
 
 REMEMBERED = 1 << 16  # windows: nine hours of two a second
+LATELY = 1024  # windows: of the live line, which is soon sorted
 OFTEN = 0.25  # seconds between two live lines
 CLEAR = "\r\x1b[K"
 
@@ -27,16 +28,18 @@ class Recent:
         self._values[self._count % REMEMBERED] = value
         self._count += 1
 
-    def percentile(self, p: float) -> float | None:
-        """See `statistics.percentile`; None of nothing."""
-        return percentile(self._values[: self._count], p) if self._count else None
+    def percentile(self, p: float, last: int = REMEMBERED) -> float | None:
+        """See `statistics.percentile`, of the `last` numbers; None of nothing."""
+        first = max(0, self._count - min(last, REMEMBERED))
+        taken = np.take(self._values, np.arange(first, self._count), mode="wrap")
+        return percentile(taken, p) if self._count else None
 
 
 class LiveLine:
-    """A line on a terminal that is written over; nothing where `out` is none."""
+    """A line on a terminal that is written over; nothing where `out` is none, or has gone."""
 
-    def __init__(self, out: TextIO) -> None:
-        self._out = out if out.isatty() else None
+    def __init__(self, out: TextIO | None) -> None:
+        self._out = out if out is not None and out.isatty() else None
         self._next = float("-inf")
 
     def show(
@@ -48,12 +51,18 @@ class LiveLine:
         self._next = now + OFTEN
         likeliest = ", ".join(f"{label} {probability:.0%}" for label, probability in labels.values())
         width = shutil.get_terminal_size().columns - 1
-        print(end=f"{CLEAR}{f'{likeliest} | {in_words(numbers())}'[:width]}", file=self._out, flush=True)
+        self._print(f"{CLEAR}{f'{likeliest} | {in_words(numbers())}'[:width]}")
 
     def clear(self) -> None:
         """Take the line away."""
         if self._out is not None:
-            print(end=CLEAR, file=self._out, flush=True)
+            self._print(CLEAR)
+
+    def _print(self, text: str) -> None:
+        try:
+            print(end=text, file=self._out, flush=True)
+        except OSError:
+            self._out = None  # what happens is told elsewhere
 
 
 def in_words(numbers: Mapping[str, Any]) -> str:

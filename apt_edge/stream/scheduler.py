@@ -43,8 +43,13 @@ class Scheduler:
         self.dropped += self._waiting is not None
         self._waiting = None
 
+    def end(self) -> None:
+        """Drop all windows that were not finished: no more will run."""
+        self._waiting = None
+        self.dropped = self.offered - self.run
+
     def take(self, now: float) -> Window | None:
-        """The window to run now, if any; `finished` has to follow."""
+        """The window to run now, if any; `finished` or `end` has to follow."""
         window = self._waiting
         if window is None:
             return None

@@ -83,11 +83,6 @@ class Smoother:
         k = int(self._mean_K.argmax())
         return self._labels[k], float(self._mean_K[k])
 
-    @property
-    def active(self) -> list[str]:
-        """The labels that have begun."""
-        return [self._labels[k] for k in np.flatnonzero(self._on)]
-
     def _change(self, k: int) -> Change:
         return Change(self._labels[k], bool(self._on[k]), float(self._mean_K[k]))
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 from apt_edge.stream.clock import Clock
@@ -10,7 +11,7 @@ from apt_edge.stream.connect import PATIENCE
 from apt_edge.stream.embeddings import Embeddings, Runner
 from apt_edge.stream.events import Events
 from apt_edge.stream.feed import Feed
-from apt_edge.stream.report import Recent
+from apt_edge.stream.report import LATELY, REMEMBERED, Recent
 from apt_edge.stream.ring import Window
 from apt_edge.stream.scheduler import Scheduler
 from apt_edge.stream.smoothing import Change, Smoother, Smoothing
@@ -34,10 +35,11 @@ class Stream:
         events: gets what happens.
         clock: the feed's.
         every_window: write an event for each window.
-        show: called after every window with the time, `numbers` and the likeliest label of each task.
+        show: called after every window with the time, `numbers` of late and the likeliest label of each task.
 
     Attributes:
         joined: after `run`, whether the decoding thread has ended, so that the source may be closed.
+        ended: after `run`, by what: `a stop`, `the source's end`, `a loss` or `an error`.
     """
 
     def __init__(
@@ -58,7 +60,7 @@ class Stream:
         self._every_window, self._show = every_window, show
         self._staleness, self._runs = Recent(), Recent()
         self._seconds = 0.0
-        self.joined = False
+        self.joined, self.ended = False, "an error"
         self._told, self._tell_next = 0, clock.now()
 
     def run(self) -> Exception | None:
@@ -67,22 +69,24 @@ class Stream:
         Raises:
             ModelError: a window cannot be run; the stream has ended in order then, as always.
         """
-        by = "an error"
         try:
             self._loop()
-            by = "a stop" if self._clock.stopped else "the source's end" if self._feed.error is None else "a loss"
+            lost = self._feed.error is not None
+            self.ended = "a stop" if self._clock.stopped else "a loss" if lost else "the source's end"
         finally:
             self._clock.stop()
             self.joined = self._feed.join(PATIENCE + 1)
-            self._scheduler.forget()
+            for notice in self._feed.take()[0]:  # that came since the loop's last look
+                self._note(notice)
+            self._scheduler.end()
             self._end_labels("end")
             self._tell_dropped()
             counts = {name: self._events.counts.get(name, 0) for name in ("lost", "reconnected", "gap", "size")}
-            self._events.write("summary", **self.numbers(), **counts, ended=by)
+            self._events.write("summary", **self.numbers(), **counts, ended=self.ended)
         return self._feed.error
 
-    def numbers(self) -> dict[str, Any]:
-        """Counts so far, and seconds: of staleness and of runs."""
+    def numbers(self, last: int = REMEMBERED) -> dict[str, Any]:
+        """Counts so far, and seconds: of staleness and of runs, of the `last` windows that ran."""
         scheduler, embeddings = self._scheduler, self._embeddings
         return {
             "frames": self._feed.frames,
@@ -90,9 +94,9 @@ class Stream:
             "run": scheduler.run,
             "dropped": scheduler.dropped,
             "late": scheduler.late if scheduler.deadline is not None else None,
-            "staleness_p50": self._staleness.percentile(50),
-            "staleness_p99": self._staleness.percentile(99),
-            "run_p50": self._runs.percentile(50),
+            "staleness_p50": self._staleness.percentile(50, last),
+            "staleness_p99": self._staleness.percentile(99, last),
+            "run_p50": self._runs.percentile(50, last),
             "reuse": embeddings.reused / embeddings.total if embeddings.total else None,
         }
 
@@ -129,7 +133,8 @@ class Stream:
         if now >= self._tell_next:
             self._tell_dropped()
             self._tell_next = now + DROPPED_EVERY
-        self._show(now, self.numbers, {task: smoother.top for task, smoother in self._smoothers.items()})
+        likeliest = {task: smoother.top for task, smoother in self._smoothers.items()}
+        self._show(now, partial(self.numbers, LATELY), likeliest)
 
     def _note(self, notice: Notice) -> None:
         if notice.event in ("lost", "gap"):

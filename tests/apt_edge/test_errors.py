@@ -95,3 +95,14 @@ def test_a_reader_that_has_seen_enough_is_no_error():
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as tool:
         tool.stdout.close()
         assert tool.stderr.read() == b""
+
+
+@pytest.mark.parametrize(("redirection", "code"), [(">&-", 0), ("> /dev/full", 1)])
+def test_a_closed_output_and_a_full_disk_are_no_tracebacks(redirection, code):
+    weights = Path(__file__).parents[2] / "apt_edge" / "backbone" / "weights" / "nano.safetensors"
+    command = f'"{sys.executable}" -m apt_edge.cli inspect "{weights}" {redirection}'
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=False)
+    assert done.returncode == code, done.stderr
+    assert ("No space left" in done.stderr) == (code == 1)
+    assert "Exception" not in done.stderr
+    assert "Traceback" not in done.stderr

@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from apt_edge.errors import GateError
+from apt_edge.errors import ConfigError, GateError
 from apt_edge.stream.embeddings import Embeddings
 from bench.soak import main, soak
 from tests.export.exporting import export, target
@@ -28,6 +28,17 @@ def test_memory_stays_flat(model, monkeypatch, capsys):
     assert (found["windows"], found["connections"]) == (800, 2)
     assert found["growth_mb"] <= found["bound_mb"] == 4
     assert 0 < found["reuse"] < 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--windows", "7"], 1), (["--windows", "0"], 2), (["--bound", "nan"], 2)]
+)
+def test_what_proves_nothing_is_refused(model, arguments, code, monkeypatch):
+    monkeypatch.setattr("sys.argv", ["bench.soak", str(model), *arguments])
+    with pytest.raises(SystemExit if code == 2 else ConfigError):
+        main()
+    with pytest.raises(GateError):
+        soak(model, 8, float("nan"), threads=1)
 
 
 def test_growth_is_told(model, monkeypatch):

@@ -11,6 +11,7 @@ import sys
 import numpy as np
 import pytest
 
+from apt_edge.commands.stream import _stopped_by_signals
 from apt_edge.runtime.model_dir import ModelDir
 from apt_edge.runtime.predictor import softmax
 from apt_edge.runtime.runner import TaskRunner
@@ -103,8 +104,9 @@ def test_the_first_window_is_what_predict_sees_of_that_stretch(apt_edge, model, 
 
 def test_text_events_file_and_annotated_video(apt_edge, split, video, tmp_path):
     log, annotated = tmp_path / "logs" / "events.jsonl", tmp_path / "out.mp4"
+    options = ["--fast", "--hop", 8, "--on", 0.3, "--off", 0.1]
     for _ in range(2):
-        done = apt_edge("stream", split, video, "--fast", "--events", log, "--annotate", annotated, "--hop", 8)
+        done = apt_edge("stream", split, video, "--events", log, "--annotate", annotated, *options)
         assert done.returncode == 0, done.stderr
     assert "reuse 4" in done.stdout
     assert [entry["event"] for entry in entries(log.read_text(), "begin", "summary")] == ["begin", "summary"] * 2
@@ -184,15 +186,85 @@ def test_a_lost_file_ends_with_its_summary_and_an_instruction(apt_edge, model, v
         (["--hop", 0], 2, "no number from 1"),
         (["--hop", 2, "--hop-seconds", 1], 2, "not allowed with"),
         (["--hop-seconds", "soon"], 2, "give a number above 0"),
+        (["--hop-seconds", "1e308"], 2, "give a number above 0, up to 1000000000"),
+        (["--smooth", "9" * 20], 2, "no number from 1 to 100000"),
+        (["--span", 10**6], 2, "no number from 1 to 100000"),
+        (["--retries", -3], 2, "no number from 0"),
+        (["--threads", 10**6], 2, "no number from 1 to"),
+        (["--on", "x"], 2, "give a number from 0 to 1"),
         (["--on", 0.2], 1, "use for example --on 0.6 --off 0.4"),
         (["--span", 3], 1, "use 4 frames or more"),
         (["--annotate", "out.gif"], 1, "out.mp4"),
+        (["--annotate", "/dev/null/out.mp4"], 1, "/dev/null"),
+        (["--events", "/dev/null/log"], 1, "/dev/null"),
     ],
 )
 def test_options_that_make_no_sense(apt_edge, model, video, arguments, code, message):
     done = apt_edge("stream", model, video, *arguments)
     assert (done.returncode, done.stdout) == (code, "")
     assert message in done.stderr
+
+
+@pytest.mark.parametrize("option", ["--annotate", "--events"])
+def test_what_is_read_is_not_written_over(apt_edge, model, video, tmp_path, option):
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(video.read_bytes())
+    (tmp_path / "link.mp4").symlink_to(copy)
+    for place in (copy, tmp_path / "link.mp4", model / "model.mp4", tmp_path):
+        done = apt_edge("stream", model, copy, "--fast", option, place)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert f"cannot be written with {option}" in done.stderr
+    assert copy.read_bytes() == video.read_bytes()
+
+
+def test_what_can_be_wrong_is_found_before_the_source_is_waited_for(apt_edge, model, tmp_path):
+    os.mkfifo(tmp_path / "pipe")  # nobody writes: to open it would take for ever
+    for options in (["--events", "/dev/null/log"], ["--span", 3], ["--fast"], ["--annotate", "/dev/null/o.mp4"]):
+        assert apt_edge("stream", model, tmp_path / "pipe", *options).returncode == 1
+
+
+def test_a_video_without_a_window_is_told(apt_edge, model, tmp_path):
+    short = write_video(tmp_path / "short.mp4", 4, rate=30)
+    done = apt_edge("stream", model, short, "--fast", "--json")
+    assert (done.returncode, entries(done.stdout)[-1]["windows"]) == (1, 0)
+    assert "found: 4 frames; a window takes" in done.stderr
+
+
+def test_a_reader_that_goes_away_ends_the_stream_in_order(model, video, tmp_path):
+    log, annotated = tmp_path / "log", tmp_path / "out.mp4"
+    command = [sys.executable, "-m", "apt_edge.cli", "stream", model, video, "--fast", "--hop", "1", "--windows"]
+    for options in (["--events", log], []):
+        with subprocess.Popen(
+            [*map(str, [*command, *options, "--annotate", annotated])], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+        ) as process:
+            process.stdout.readline()
+            process.stdout.close()
+            assert process.stderr.read() == b""
+        assert process.returncode == 1
+        frames = probe(annotated).frames
+        assert frames == 60 or not options  # where events go to a file, too, they go on
+    told = entries(log.read_text())
+    assert [told[0]["event"], told[-1]["event"], told[-1]["frames"]] == ["begin", "summary", 60]
+    assert [entry["what"] for entry in told if entry["event"] == "failed"] == ["standard output"]
+
+
+def test_a_full_disk_under_the_events_stops_them_alone(apt_edge, model, video, tmp_path):
+    done = apt_edge("stream", model, video, "--fast", "--json", "--events", "/dev/full")
+    assert done.returncode == 1
+    assert "/dev/full could not be written to its end\n  found: No space left on device" in done.stderr
+    told = entries(done.stdout)
+    assert (told[-1]["event"], told[-1]["frames"]) == ("summary", 60)
+    assert entries(done.stdout, "failed")[0]["what"] == "/dev/full"
+
+
+def test_an_ignored_signal_stays_ignored():
+    clock, before = SimulatedClock(), signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with _stopped_by_signals(clock):
+            assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+            assert signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def test_what_annotating_needs_is_named(model, video, tmp_path):

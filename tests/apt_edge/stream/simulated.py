@@ -103,5 +103,5 @@ def stream_of(
     windows, scheduler = windows_of(SPEC, hop), Scheduler(deadline)
     feed = Feed(items, SPEC, windows, scheduler, clock)
     runner.feed = feed
-    events = Events(clock, show=lambda entry: written.append(dict(entry)))
+    events = Events(clock, {"list": lambda entry: written.append(dict(entry))})
     return Stream(runner, feed, scheduler, windows.hop, smoothing, events, clock, True, **settings), written
