@@ -20,7 +20,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from apt_edge.errors import AptEdgeError, run_tool
+from apt_edge.errors import run_tool
 from apt_edge.files import atomic, atomic_directory
 from apt_edge.runtime.bundle import LABELS, SUMS, load_bundle, write_sums
 from apt_edge.runtime.model_dir import GOLDEN, ONNX, PROMPTS, SIDECAR, ModelDir
@@ -29,6 +29,7 @@ from export.bundle.readme import readme
 from export.bundle.scripts import scripts
 from export.bundle.wheel import EPOCH, build_wheel
 from export.serving.deepstream import to_deepstream
+from export.serving.files import check_place
 from export.serving.triton import to_triton
 
 README = "README.txt"
@@ -53,7 +54,8 @@ def to_bundle(path: str | Path, out: str | Path | None = None, wheel: Path | Non
     model = ModelDir.load(path)
     target = model.target
     out = Path(out) if out else model.path.with_name(f"{model.path.resolve().name}.tar")
-    _check_place(out)
+    if out.suffix != ".tar":
+        check_place(out, SUMS)
     with tempfile.TemporaryDirectory() as folder:
         wheel = wheel or build_wheel(Path(folder))
         if out.suffix == ".tar":
@@ -65,17 +67,6 @@ def to_bundle(path: str | Path, out: str | Path | None = None, wheel: Path | Non
             with atomic_directory(out) as directory:
                 files = _fill(directory, model, wheel)
     return {"out": str(out), "target": target["name"], "files": files, "bytes": sum(files.values())}
-
-
-def _check_place(out: Path) -> None:
-    """A directory that is no bundle is never replaced."""
-    if out.suffix == ".tar":
-        return
-    if out.exists() and not (out / SUMS).is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise AptEdgeError(
-            f"{out} is not a bundle, so it is not replaced",
-            fix="choose with --out a new directory or a file that ends in .tar",
-        )
 
 
 def _fill(directory: Path, model: ModelDir, wheel: Path) -> dict[str, int]:
@@ -132,6 +123,9 @@ def main() -> None:
     args = parser.parse_args()
     if (args.name or args.plan) and not args.triton:
         parser.error("--name and --plan are for --triton")
+    capabilities = [capability for capability, _ in args.plan]
+    if twice := {name for name in capabilities if capabilities.count(name) > 1}:
+        parser.error(f"--plan has two files for {', '.join(sorted(twice))}: give one a capability")
     if args.span is not None and not args.deepstream:
         parser.error("--span is for --deepstream")
     written: dict[str, Any] = {}

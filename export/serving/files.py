@@ -19,6 +19,14 @@ BESIDES = (
 )  # of a build that is looked into afterwards
 
 
+def check_place(out: Path, mark: str) -> None:
+    """Raise AptEdgeError where a directory of ours would replace something else: what has no `mark`, if not empty."""
+    if out.exists() and not (out / mark).is_file() and not (out.is_dir() and not any(out.iterdir())):
+        raise AptEdgeError(
+            f"{out} has no {mark}, so it is not replaced", fix="choose a new directory, or move this one away"
+        )
+
+
 def write_directory(out: Path, mark: str, files: Mapping[str, str | Path], folder: str = "") -> dict[str, int]:
     """Write a directory of texts and copies, in the place of an older one of the same kind.
 
@@ -34,10 +42,7 @@ def write_directory(out: Path, mark: str, files: Mapping[str, str | Path], folde
     Raises:
         AptEdgeError: `out` is something else.
     """
-    if out.exists() and not (out / mark).is_file() and not (out.is_dir() and not any(out.iterdir())):
-        raise AptEdgeError(
-            f"{out} has no {mark}, so it is not replaced", fix="choose a new directory, or move this one away"
-        )
+    check_place(out, mark)
     with atomic_directory(out) as directory:
         (directory / folder).mkdir(exist_ok=True)
         for name, content in files.items():

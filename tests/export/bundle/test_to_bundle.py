@@ -104,7 +104,7 @@ def test_models_that_cannot_be_packed(tmp_path, wheel):
 
 def test_only_a_bundle_is_replaced(tmp_path, wheel):
     model = make_model(tmp_path / "m", "onnxruntime-cpu")
-    with pytest.raises(AptEdgeError, match="is not a bundle, so it is not replaced"):
+    with pytest.raises(AptEdgeError, match="has no SHA256SUMS, so it is not replaced"):
         to_bundle(model, model, wheel)
     (tmp_path / "out").mkdir()
     to_bundle(model, tmp_path / "out", wheel)

@@ -48,6 +48,7 @@ def test_a_repository_beside_a_bundle(tmp_path, run):
     ("arguments", "message"),
     [
         (["--name", "x"], "--name and --plan are for --triton"),
+        (["--triton", "r", "--plan", "8.7=a", "--plan", "8.7=b"], "--plan has two files for 8.7"),
         (["--span", "32"], "--span is for --deepstream"),
         (["--triton", "r", "--plan", "model.engine"], "8.7=model.engine"),
     ],
