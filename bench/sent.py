@@ -54,6 +54,7 @@ class SentRows(Sent):
     parity: list[dict[str, Any]]
     steps: list[dict[str, Any]]
     switch: list[dict[str, Any]]
+    runtime: list[dict[str, Any]] = Field(default=[])  # older files lack it
 
     def checked(self, path: Path) -> list[Row]:
         """Its rows; raises ConfigError when they cannot be trusted."""

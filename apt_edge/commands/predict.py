@@ -11,7 +11,7 @@ from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from apt_edge.commands.numbers import count
+from apt_edge.commands.numbers import count, threads
 from apt_edge.commands.tasks import add_tasks, tasks_of
 
 if TYPE_CHECKING:
@@ -37,7 +37,7 @@ def add(commands: Any) -> None:
     add_tasks(parser)
     parser.add_argument("--views", default="1x1", metavar="CxR", help="clips x crops, averaged, as 5x3 (default 1x1)")
     parser.add_argument("--top", type=count, default=5, help="labels to show (default 5)")
-    parser.add_argument("--threads", type=count, help="threads of the runtime (default: all cores)")
+    parser.add_argument("--threads", type=threads, help="threads of the runtime (default: all cores)")
     parser.add_argument("--csv", type=Path, metavar="FILE", help="also write a table, one line a label")
     parser.add_argument("--json", action="store_true", help="print JSON, one line a video and task")
     parser.add_argument("--skip-bad", action="store_true", help="exit with 0 although videos could not be read")

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from apt_edge.commands.numbers import count, length
+from apt_edge.commands.numbers import length, threads
 
 
 def add(commands: Any) -> None:
@@ -17,7 +17,7 @@ def add(commands: Any) -> None:
     parser.add_argument("model", type=Path, help="directory that export.to_onnx wrote, or a bundle")
     parser.add_argument("--seconds", type=length, default=3, help="length of the measurement (default 3)")
     parser.add_argument("--warm-up", type=length, default=200, metavar="MS", help="ms of runs before (default 200)")
-    parser.add_argument("--threads", type=count, help="threads of the runtime (default: all cores)")
+    parser.add_argument("--threads", type=threads, help="threads of the runtime (default: all cores)")
     parser.add_argument("--json", action="store_true", help="print JSON")
     parser.set_defaults(run=_run)
 
