@@ -30,7 +30,8 @@ def time_clip(
         threads: of the runtime; all cores when None.
 
     Returns:
-        `session`, `threads`, `parts` (how many the model was cut into; the whole graph is timed, none of them), `times` (row -> `statistics.summarise`, and `throughput`, clips a second) and `changes`:
+        `session`, `threads`, `parts` (how many the model was cut into; the whole graph is timed, none of them),
+        `times` (row -> `statistics.summarise`, and `throughput`, clips a second) and `changes`:
         by which fraction the times of a row changed from their first third to their last, where that is beyond noise.
         Row of a graph: `inference`, host arrays to host arrays. Rows of an engine: `compute`, its kernels alone by the
         device's clock, and `with_transfers`, which is what `inference` is.
