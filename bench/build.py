@@ -141,7 +141,10 @@ def export_plain(
     assert program is not None
     with atomic_directory(out) as directory:
         program.save(directory / ONNX)
-        own = {"precision": "float32", "opset": PLAIN_OPSET, "clip": clip.to_dict(), "labels": list(labels)}
+        shape = [None if batch > 1 else 1, clip.frames, clip.size, clip.size, 3]
+        inputs = {INPUT: {"dtype": "uint8", "shape": shape, "profile": None}}
+        described = {"clip": clip.to_dict(), "labels": list(labels), "inputs": inputs}
+        own = {"precision": "float32", "opset": PLAIN_OPSET, **described}
         write_json(directory / SIDECAR, {**own, "onnx_sha256": sha256(directory / ONNX), **facts})
 
 
