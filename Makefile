@@ -55,17 +55,20 @@ league: $(READY)
 ablations: $(READY)
 	python -m train.sweep train/recipes/ablations/*.toml --jobs $(JOBS) --publish bench/results/ablations
 
+# One thread a process: those of PyTorch wait for each other by spinning, which is slow on cores that others use too.
+TESTS := OMP_NUM_THREADS=1 python -m pytest -n $(JOBS) --dist loadfile --durations=15
+
 test: check
 
 check: $(READY)
 	ruff format --check .
 	ruff check .
 	mypy
-	python -m pytest -m "not slow" --durations=15
+	$(TESTS) -m "not slow"
 
 # What takes long: full sizes, memory over thousands of videos, several processes, whole programs. Before a release.
 proofs: $(READY)
-	python -m pytest -m slow --durations=15
+	$(TESTS) -m slow
 
 clean:
 	rm -rf $(VENV) runs build *.egg-info
