@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apt_edge.commands.numbers import count, threads
+from apt_edge.commands.places import taken
 from apt_edge.commands.tasks import add_tasks, tasks_of
 
 if TYPE_CHECKING:
@@ -134,14 +135,7 @@ def _check_table(args: argparse.Namespace, videos: Sequence[Path]) -> None:
     from apt_edge.errors import ConfigError
 
     inputs = [*videos, *(path for path in (args.list, *tasks_of(args).values()) if path)]
-    found = None
-    if args.csv.is_dir():
-        found = "a directory"
-    elif args.csv.resolve().is_relative_to(args.model.resolve()):
-        found = "a file of the model's directory"
-    elif args.csv.exists() and any(path.exists() and path.samefile(args.csv) for path in inputs):
-        found = "one of the files to be read"
-    if found:
+    if found := taken(args.csv, args.model, inputs):
         raise ConfigError(f"{args.csv} cannot be the table", found=found, fix="give --csv another name")
 
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from apt_edge.commands.numbers import count, length, share, threads
+from apt_edge.commands.places import taken
 from apt_edge.commands.tasks import add_tasks, tasks_of
 
 if TYPE_CHECKING:
@@ -200,16 +201,10 @@ def _check_places(args: argparse.Namespace) -> None:
     for option, place in places.items():
         if place is None:
             continue
-        found = ""
-        if place.is_dir():
-            found = "a directory"
-        elif place.resolve().is_relative_to(args.model.resolve()):
-            found = "a file of the model's directory"
-        elif place.exists() and any(path.exists() and path.samefile(place) for path in read):
-            found = "one of the files to be read"
-        elif place.exists() and args.source == "-" and os.path.samestat(place.stat(), os.fstat(0)):
+        found = taken(place, args.model, read)
+        if not found and place.exists() and args.source == "-" and os.path.samestat(place.stat(), os.fstat(0)):
             found = "standard input"
-        elif args.annotate and args.events and args.annotate.resolve() == args.events.resolve():
+        if not found and args.annotate and args.events and args.annotate.resolve() == args.events.resolve():
             found = "the other file that is written"
         if found:
             raise ConfigError(f"{place} cannot be written with {option}", found=found, fix="give it another name")
